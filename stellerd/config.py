@@ -1,0 +1,365 @@
+"""stellerd.toml as one frozen, typed object; every mistake is reported at once with file:line:column."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from stellerd import tomllines
+from stellerd.durations import Rate, format_duration, parse_duration, parse_rate
+from stellerd.errors import ConfigError
+from stellerd.secret import Secret
+
+SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
+JOB_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+CHILD_MODULES = (
+    "msgspec", "pika", "pluggy", "psycopg", "requests", "schedule", "sqlalchemy",
+    "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite",
+)  # fmt: skip
+
+
+def _texts(parse: Callable[[str], Any], example: str) -> BeforeValidator:
+    def read(raw: Any) -> Any:
+        if isinstance(raw, str):
+            return parse(raw)
+        if isinstance(raw, bool) or not isinstance(raw, float | Rate):  # a float is a default of ours, in seconds
+            raise ValueError(f"write it as text with a unit, as in {example}")
+        return raw
+
+    return BeforeValidator(read)
+
+
+Duration = Annotated[
+    float,
+    _texts(parse_duration, '"30s"'),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^(\s*\d+(\.\d+)?\s*(ms|s|m|h|d|w))+\s*$", "examples": ["30m"]}),
+]
+"""Seconds; in TOML a text with a unit."""
+
+RateText = Annotated[
+    Rate,
+    _texts(parse_rate, '"2/1h"'),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+\s*/.+$", "examples": ["2/1h"]}),
+]
+
+
+class Settings(BaseModel):
+    """Base of every table in stellerd.toml and of a plugin's own settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True,
+        arbitrary_types_allowed=True, allow_inf_nan=False,
+    )  # fmt: skip
+
+
+class SupervisorSettings(Settings):
+    """The daemon itself."""
+
+    socket: str = Field("/run/stellerd/control.sock", description="Control socket; its folder must exist or be ours.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto: JSON lines unless standard error is a terminal."
+    )
+    stop_timeout: Duration = Field(30.0, description="Longest time for all jobs together to end at shutdown.")
+    preload: list[str] = Field(
+        list(CHILD_MODULES), description="Third-party modules imported once, before the jobs are forked."
+    )
+
+
+class StateSettings(Settings):
+    """Where runs, slots, limits and leases are kept."""
+
+    url: Secret = Field(
+        Secret("plain", "sqlite:////var/lib/stellerd/state.db"),
+        description="SQLAlchemy URL; PostgreSQL when several hosts share the work.",
+    )
+    keep: Duration = Field(30 * 86400.0, description="How long finished runs and their quarantine are kept.")
+
+
+class DatabaseSettings(Settings):
+    """A database that jobs use by its name."""
+
+    url: Secret = Field(description="SQLAlchemy URL (postgresql+psycopg://… or sqlite:///…).")
+
+
+class BrokerSettings(Settings):
+    """Where messages are published."""
+
+    url: Secret = Field(description="amqp://…, amqps://… or spool:///directory.")
+
+
+def _rates(raw: Any) -> Any:
+    return raw if isinstance(raw, list) else [raw]
+
+
+class LimitSettings(Settings):
+    """One rate-limit bucket, shared by every process and host on the same state store."""
+
+    rate: Annotated[
+        list[RateText],
+        BeforeValidator(_rates),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    ] = Field(description='Requests per window, as in "2/1h"; a list when several windows hold at once.', min_length=1)
+    margin: Duration | None = Field(
+        None, description="Added to each window for clocks and networks; default 2 % of it, at most 1 s."
+    )
+    max_learned: Duration = Field(86400.0, description="Longest wait believed when the server names one.")
+
+
+class JobSettings(Settings):
+    """One job."""
+
+    plugin: str = Field("", description="Entry point in the group `stellerd`; default: the job's name.")
+    enabled: bool = Field(True, description="false: known, never started.")
+    every: Duration | None = Field(None, description="Interval between slots; default: the plugin's.", gt=0)
+    misfire: Literal["once", "skip"] = Field(
+        "once", description="A slot missed while nothing ran: one catch-up run, or wait for the next slot."
+    )
+    timeout: Duration = Field(3600.0, description="Longest run; then stacks are logged and the process ends.", gt=0)
+    stop_grace: Duration = Field(10.0, description="From SIGTERM to SIGKILL.")
+    settle: Duration = Field(5.0, description="Uptime after which a crash is forgiven: restarted at once.")
+    backoff: Duration = Field(0.5, description="Wait before the second restart in a row; doubles each time.", gt=0)
+    backoff_cap: Duration = Field(60.0, description="Longest wait between restarts.", gt=0)
+    preload: bool = Field(True, description="false: this job imports its libraries for itself.")
+    log: Literal["pump", "inherit"] = Field(
+        "pump", description="pump: tagged and kept for `stellerd logs`; inherit: straight to the daemon's output."
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="The plugin's own settings.")
+
+
+class Config(Settings):
+    """The whole file."""
+
+    supervisor: SupervisorSettings = SupervisorSettings()
+    state: StateSettings = StateSettings()
+    databases: dict[str, DatabaseSettings] = Field(default_factory=dict)
+    broker: BrokerSettings | None = None
+    limits: dict[str, LimitSettings] = Field(default_factory=dict)
+    jobs: dict[Annotated[str, Field(pattern=JOB_NAME)], JobSettings] = Field(default_factory=dict)
+
+    _file: Path = PrivateAttr(Path("stellerd.toml"))
+    _positions: Mapping[tuple[str | int, ...], tuple[int, int]] = PrivateAttr(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """The file it was read from."""
+        return self._file
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return self._file.parent
+
+    def where(self, *path: str | int) -> str:
+        """ "file:line:column: a.b.c" of a key, or of the nearest table around it."""
+        return _where(self._file, self._positions, path)
+
+    def path(self, text: str) -> Path:
+        """A path of the file as an absolute one."""
+        return Path(os.path.normpath(self.base.absolute() / text))
+
+    def reveal(self, secret: Secret, *path: str | int) -> str:
+        """A secret's value, or a ConfigError that names its key."""
+        try:
+            return secret.reveal()
+        except ValueError as error:
+            raise ConfigError(f"{self.where(*path)}: {error}") from None
+
+    def state_url(self) -> str:
+        """URL of the state store."""
+        return self._absolute(self.reveal(self.state.url, "state", "url"))
+
+    def database_url(self, name: str) -> str:
+        """URL of `[databases.name]`.
+
+        Raises: ConfigError when there is no such table or its secret is missing.
+        """
+        if name not in self.databases:
+            raise ConfigError(f"{self.file}: databases.{name}: missing; add [databases.{name}] with a url")
+        return self._absolute(self.reveal(self.databases[name].url, "databases", name, "url"))
+
+    def broker_url(self) -> str:
+        """URL of `[broker]`.
+
+        Raises: ConfigError when there is none or its secret is missing.
+        """
+        if self.broker is None:
+            raise ConfigError(f"{self.file}: broker: missing; add [broker] with a url")
+        return self._absolute(self.reveal(self.broker.url, "broker", "url"))
+
+    def _absolute(self, url: str) -> str:
+        scheme, _, rest = url.partition(":")
+        if scheme.startswith("sqlite") and rest.startswith("///") and not rest.startswith("////"):
+            return url if rest == "///:memory:" else f"{scheme}:///{self.path(rest[3:])}"
+        if scheme == "spool":
+            return f"spool://{self.path(rest.removeprefix('//'))}"
+        return url
+
+    def problems_of_secrets(self) -> list[str]:
+        """A line for each secret of the core that cannot be read now; no value is kept."""
+        probes: list[Callable[[], str]] = [self.state_url]
+        probes += [lambda name=name: self.database_url(name) for name in self.databases]  # type: ignore[misc]
+        probes += [self.broker_url] if self.broker else []
+        problems = []
+        for probe in probes:
+            try:
+                probe()
+            except ConfigError as error:
+                problems += error.problems
+        return problems
+
+
+def _where(file: Path, positions: Mapping[Any, tuple[int, int]], path: tuple[str | int, ...]) -> str:
+    known = next((path[:n] for n in range(len(path), 0, -1) if path[:n] in positions), None)
+    place = "{}:{}:{}".format(file, *positions[known]) if known else str(file)
+    return f"{place}: {'.'.join(map(str, path))}"
+
+
+def find(named: str | None) -> Path:
+    """The configuration file: `-c`, then $STELLERD_CONFIG, then ./stellerd.toml, then /etc/stellerd/stellerd.toml.
+
+    Raises: ConfigError when the named one, or none of them, exists.
+    """
+    chosen = named or os.environ.get("STELLERD_CONFIG")
+    if chosen:
+        return Path(chosen)
+    for candidate in map(Path, SEARCH):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(f"no configuration found: looked for {' and '.join(SEARCH)}; name one with -c FILE")
+
+
+def load(named: str | None = None) -> Config:
+    """Find, read and validate the configuration.
+
+    Raises: ConfigError with every problem of the file.
+    """
+    file = find(named)
+    try:
+        return parse(file.read_text(encoding="utf-8"), file)
+    except OSError as error:
+        raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+
+
+def parse(text: str, file: Path) -> Config:
+    """The configuration in a TOML text; `file` names it in messages and is where relative paths start.
+
+    Raises: ConfigError with every problem of the text.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax(file, text, str(error))) from None
+    positions = tomllines.key_positions(text)
+    config = _validated(Config, raw, file, positions, ())
+    config._file, config._positions = file, positions
+    if problems := _dangling(config):
+        raise ConfigError(problems)
+    return config
+
+
+def _dangling(config: Config) -> list[str]:
+    return [
+        f"{config.where('jobs', name, 'backoff_cap')}: shorter than backoff"
+        for name, job in config.jobs.items()
+        if job.backoff_cap < job.backoff
+    ]
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def plugin_settings(config: Config, job: str, model: type[S] | None) -> S | None:
+    """`[jobs.JOB.settings]` as the plugin's own model.
+
+    Raises: ConfigError with every problem of the table.
+    """
+    raw = config.jobs[job].settings
+    path = ("jobs", job, "settings")
+    if model is None:
+        if raw:
+            raise ConfigError([f"{config.where(*path, key)}: unknown key, this job has no settings" for key in raw])
+        return None
+    settings = _validated(model, raw, config.file, config._positions, path)
+    problems = []
+    for name, value in settings:
+        if isinstance(value, Secret):
+            try:
+                value.reveal()
+            except ValueError as error:
+                problems.append(f"{config.where(*path, name)}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _validated(
+    model: type[S], raw: Any, file: Path, positions: Mapping[Any, tuple[int, int]], prefix: tuple[str | int, ...]
+) -> S:
+    try:
+        return model.model_validate(raw, context={"base": file.parent.absolute()})
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False, include_input=False):
+            loc = tuple(part for part in problem["loc"] if part != "[key]")
+            lines.append(f"{_where(file, positions, (*prefix, *loc))}: {_reason(problem, model, loc)}")
+        raise ConfigError(lines) from None
+
+
+_REASONS = {
+    "missing": "missing; this key is required",
+    "string_type": "must be a text in quotes",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "string_pattern_mismatch": "not a name: use small letters, digits, - and _, a letter first",
+}
+
+
+def _reason(problem: Any, model: type[BaseModel], loc: tuple[str | int, ...]) -> str:
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(str(loc[-1]), _keys_at(model, loc[:-1]))
+    if kind == "literal_error":
+        return f"must be one of {problem['ctx']['expected']}"
+    return _REASONS.get(kind) or str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _unknown_key(key: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(key, allowed, n=1)
+    return f'unknown key, did you mean "{close[0]}"?' if close else f"unknown key; known are {', '.join(allowed)}"
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """Field names of the model that a location inside `model` leads to."""
+    current: Any = model
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[str(part)].annotation
+        else:  # dict[str, Model]
+            current = current.__args__[-1]
+        while not isinstance(current, type) and type(None) in getattr(current, "__args__", ()):
+            current = current.__args__[0]
+    return list(current.model_fields)
+

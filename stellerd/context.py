@@ -1,0 +1,134 @@
+"""What one run may use: settings, log, limits, HTTP, databases, cursors, and how to say what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from stellerd.http import Http
+    from stellerd.limiter import Limiter
+    from stellerd.secret import Secret
+    from stellerd.store import Cursor
+
+
+@dataclass
+class Services:
+    """What the child process holds for all runs of its job; the context hands it out."""
+
+    log: Any
+    limiter: Limiter
+    cursor: Cursor
+    engine: Callable[[str], Engine]
+    broker_url: Callable[[], str]
+    wait: Callable[[float], bool]
+    progress: Callable[[int, int | None, str], None]
+    quarantine: Callable[[int, str, str, str, Any], None]
+    now: Callable[[], datetime] = field(default=partial(datetime.now, UTC))
+
+
+class Context:
+    """Handed to `Job.run` and `Job.check`; valid for that one call."""
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        job: str,
+        settings: Any,
+        run_id: int = 0,
+        trigger: str = "manual",
+        slot: datetime | None = None,
+        attempt: int = 1,
+        dry_run: bool = False,
+    ) -> None:
+        self._services = services
+        self.job = job
+        self.settings = settings
+        self.run_id = run_id
+        self.trigger = trigger
+        """"schedule", "catch-up", "deferred", "operator" (`stellerd trigger`) or "manual" (`run-once`)."""
+        self.slot = slot or services.now()
+        self.attempt = attempt
+        self.dry_run = dry_run
+        """True: read and compare, change nothing outside, spend limits as ever."""
+        self.counters: dict[str, int] = {}
+        self.log = services.log.bind(run=run_id) if run_id else services.log
+
+    def now(self) -> datetime:
+        """The time, aware UTC."""
+        return self._services.now()
+
+    @property
+    def stopping(self) -> bool:
+        """True once this process was asked to end: finish the current item and return."""
+        return self._services.wait(0)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep up to `seconds`; True, at once, when this process was asked to end."""
+        return self._services.wait(seconds)
+
+    @property
+    def limiter(self) -> Limiter:
+        """The buckets, shared by every process and host."""
+        return self._services.limiter
+
+    @property
+    def cursor(self) -> Cursor:
+        """What this job remembers between runs: `get(key, default)`, `set(key, value)`; values are JSON."""
+        return self._services.cursor
+
+    def http(
+        self,
+        bucket: str,
+        *,
+        auth: tuple[str, Secret] | tuple[Secret, Secret] | None = None,
+        timeout: float = 300.0,
+        max_bytes: int = 256 * 1024 * 1024,
+    ) -> Http:
+        """A client that spends one slot of `bucket` before each request.
+
+        `timeout`: seconds for the whole exchange; `max_bytes`: the largest body, decompressed.
+        """
+        from stellerd.http import Http
+
+        return Http(self.limiter, bucket, self.wait, auth=auth, timeout=timeout, max_bytes=max_bytes, log=self.log)
+
+    def engine(self, name: str) -> Engine:
+        """The SQLAlchemy engine of `[databases.name]`, one a process.
+
+        Raises: ConfigError when there is no such database.
+        """
+        return self._services.engine(name)
+
+    def broker_url(self) -> str:
+        """URL of `[broker]`; may hold a password: never log it.
+
+        Raises: ConfigError when there is none.
+        """
+        return self._services.broker_url()
+
+    def progress(self, done: int, total: int | None = None, unit: str = "") -> None:
+        """Say how far the run is; cheap enough for every item."""
+        self._services.progress(done, total, unit)
+
+    def count(self, **amounts: int) -> None:
+        """Add to the run's counters, which every record, `status` and `history` show."""
+        for name, amount in amounts.items():
+            self.counters[name] = self.counters.get(name, 0) + amount
+
+    def quarantine(self, entity: str, key: str, reason: str, payload: Any = None) -> None:
+        """Put one bad item aside with its reason; the run goes on. `payload`: JSON-able, for a person to look at."""
+        self.count(quarantined=1)
+        if not self.dry_run:
+            self._services.quarantine(self.run_id, entity, key, reason, payload)
+        self.log.warning("quarantined", entity=entity, key=key, reason=reason)
+
+    def merge(self, counters: Mapping[str, int]) -> None:
+        """Take over the counters of a `Done`."""
+        self.counters.update(counters)

@@ -1,0 +1,190 @@
+"""An HTTP client that cannot break a limit: each request spends its slot first, and 429 is learned by everybody."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from stellerd.errors import BadReply, HttpStatus, RateLimited, Unreachable
+from stellerd.limiter import Limiter
+from stellerd.secret import Secret
+
+CONNECT_TIMEOUT_S = 15.0
+READ_TIMEOUT_S = 60.0
+PATIENCE_S = 10.0
+"""A slot nearer than this is waited for in place; a later one raises RateLimited."""
+_CHUNK = 256 * 1024
+_ERROR_BODY = 64 * 1024
+_WAIT_FOR = re.compile(r"wait\s+for\s+(\d{1,12})\s*(second|minute|hour)?", re.IGNORECASE)
+_UNIT = {"second": 1, "minute": 60, "hour": 3600}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A 200 answer; `body` is decompressed, `headers` are case-insensitive."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Http:
+    """See `Context.http`."""
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        bucket: str,
+        wait: Callable[[float], bool],
+        *,
+        auth: tuple[str | Secret, Secret] | None,
+        timeout: float,
+        max_bytes: int,
+        log: Any,
+    ) -> None:
+        self.limiter, self.bucket, self.wait, self.log = limiter, bucket, wait, log
+        self.auth, self.timeout, self.max_bytes = auth, timeout, max_bytes
+
+    def get(
+        self, url: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """GET `url` (https; http only for loopback). No redirect is followed, nothing is retried.
+
+        Raises: RateLimited when the bucket is closed or the server says 429; HttpStatus for any other answer than
+        200; Unreachable when there is none in time; BadReply for a body over the cap or cut short.
+        """
+        _check_url(url)
+        self.limiter.acquire(self.bucket, self.wait, patience=PATIENCE_S)
+        deadline = time.monotonic() + self.timeout
+        name = _name(url)
+        try:
+            with requests.Session() as session:
+                session.trust_env = False  # no ~/.netrc, no proxy that nobody configured
+                response = session.get(
+                    url,
+                    params=params,
+                    headers={"Accept": "application/json", "User-Agent": "stellerd", **(headers or {})},
+                    auth=self._credentials(),
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=(CONNECT_TIMEOUT_S, min(READ_TIMEOUT_S, self.timeout)),
+                )
+                with response:
+                    return self._read(response, deadline, name)
+        except (requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError) as error:
+            raise BadReply(f"{name}: {_plain(error)}") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise Unreachable(f"{name}: {_plain(error)}") from None
+
+    def _credentials(self) -> tuple[str, str] | None:
+        if self.auth is None:
+            return None
+        user, password = self.auth
+        return (user.reveal() if isinstance(user, Secret) else user), password.reveal()
+
+    def _read(self, response: requests.Response, deadline: float, name: str) -> Reply:
+        status = response.status_code
+        if status == 200:
+            body = self._body(response, deadline, self.max_bytes, name)
+            return Reply(status, response.headers, body)
+        text = self._error_text(response, deadline, name)
+        if status == 429:
+            raise self._learn(response.headers, text)
+        if 300 <= status < 400:
+            raise HttpStatus(status, f"{name}: answered {status}, a redirect; stellerd follows none")
+        hint = {401: "; the credentials were refused", 403: "; no access (IP not allowed?)"}.get(status, "")
+        said = f': "{_first_words(text)}"' if text.strip() else ""
+        raise HttpStatus(status, f"{name}: answered {status}{hint}{said}")
+
+    def _body(self, response: requests.Response, deadline: float, cap: int, name: str) -> bytes:
+        parts = bytearray()
+        # read1, not iter_content: a drip of single bytes must not hide the deadline inside one read
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            parts += chunk
+            if len(parts) > cap:
+                raise BadReply(f"{name}: the body is larger than {cap} bytes")
+            if time.monotonic() > deadline:
+                raise Unreachable(f"{name}: no whole answer within {self.timeout:g} s ({len(parts)} bytes came)")
+            if self.wait(0):
+                raise Unreachable(f"{name}: given up, this process is stopping")
+        return bytes(parts)
+
+    def _error_text(self, response: requests.Response, deadline: float, name: str) -> str:
+        try:
+            return self._body(response, deadline, _ERROR_BODY, name).decode("utf-8", "replace")
+        except (BadReply, urllib3.exceptions.HTTPError):
+            return ""  # the status alone says enough
+
+    def _learn(self, headers: Mapping[str, str], text: str) -> RateLimited:
+        seconds = retry_after(headers.get("Retry-After"), datetime.now(UTC))
+        if seconds is None:
+            seconds = wait_seconds(text)
+        until = self.limiter.learn(self.bucket, seconds)
+        self.log.warning("server says 429", bucket=self.bucket, wait_s=seconds, not_before=until.isoformat())
+        return RateLimited(self.bucket, until, "the server answered 429")
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds named by a Retry-After header (RFC 9110 section 10.2.3: seconds or an HTTP date); None if unreadable."""
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        at = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+
+
+def wait_seconds(body: str) -> float | None:
+    """Seconds named by "wait for X seconds" in a 429 body: plain text, a JSON string, or JSON with the text in
+    `message`, `error` or `detail`; None if there is none."""
+    match = _WAIT_FOR.search(_text_of(body))
+    return float(match[1]) * _UNIT[(match[2] or "second").lower()] if match else None
+
+
+def _text_of(body: str) -> str:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body
+    if isinstance(value, dict):
+        value = " ".join(str(value[key]) for key in ("message", "error", "detail") if value.get(key))
+    return value if isinstance(value, str) else body
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    loopback = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise Unreachable(f"{_name(url)}: refused; only https is used (http for loopback)")
+
+
+def _name(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _first_words(text: str) -> str:
+    plain = re.sub(r"<[^>]*>", " ", _text_of(text))
+    return " ".join(re.sub(r"[^\x20-\x7e\xa0-\uffff]", " ", plain).split())[:200]
+
+
+def _plain(error: BaseException) -> str:
+    """What went wrong at the bottom of a chain of library errors, without addresses of objects."""
+    root = error
+    while root.__cause__ or root.__context__:
+        root = root.__cause__ or root.__context__  # type: ignore[assignment]
+    text = getattr(root, "strerror", None) or str(root) or type(root).__name__
+    return re.sub(r"<[^>]*object at [^>]*>[:,]?\s*", "", text)

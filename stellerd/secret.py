@@ -1,0 +1,118 @@
+"""Values that reach no log, no traceback and no page: where they come from and how they are read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+_SOURCES = ("env", "file", "credential")
+_HOW = 'write { env = "NAME" }, { file = "path" } or { credential = "name" }'
+
+
+class Secret:
+    """A secret's source; `reveal()` reads it anew each time, so that a rotated one is picked up.
+
+    In TOML: `{ env = "NAME" }`, `{ file = "path" }` (mode 0600 or stricter, relative to the configuration file),
+    `{ credential = "name" }` (systemd's $CREDENTIALS_DIRECTORY), or a plain string for what is not secret.
+    """
+
+    __slots__ = ("base", "source", "_value")
+
+    def __init__(self, source: str, value: str, base: Path | None = None) -> None:
+        self.source, self._value, self.base = source, value, base or Path()
+
+    def __repr__(self) -> str:
+        return f"Secret({self.shown()!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and (self.source, self._value) == (other.source, other._value)
+
+    def __hash__(self) -> int:
+        return hash((self.source, self._value))
+
+    def shown(self) -> str | dict[str, str]:
+        """What a person may see: the source, or the plain value when it is a URL without a password."""
+        if self.source != "plain":
+            return {self.source: self._value}
+        scheme, _, rest = self._value.partition(":")
+        has_password = "@" in rest or "password" in rest or "secret" in rest
+        return self._value if rest and scheme.replace("+", "").isalnum() and not has_password else "***"
+
+    def reveal(self) -> str:
+        """The value itself. Hold it for as short as possible, put it nowhere.
+
+        Raises: ValueError saying what is missing, without the value.
+        """
+        if self.source == "plain":
+            return self._value
+        if self.source == "env":
+            if self._value not in os.environ:
+                raise ValueError(f"environment variable {self._value} is not set")
+            return os.environ[self._value]
+        return self._read(*self._path())
+
+    def _path(self) -> tuple[Path, bool]:
+        if self.source == "file":
+            return self.base / self._value, True
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise ValueError(
+                f'credential "{self._value}": $CREDENTIALS_DIRECTORY is not set; '
+                f"start under systemd with LoadCredential={self._value}:…"
+            )
+        return Path(folder) / self._value, False
+
+    @staticmethod
+    def _read(path: Path, check_mode: bool) -> str:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise ValueError(f"secret file {path}: {os.strerror(error.errno or 0)}") from None
+        with os.fdopen(fd, encoding="utf-8") as stream:
+            if check_mode and stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+                raise ValueError(f"secret file {path} is readable by others: chmod 600 {path}")
+            return stream.read().rstrip("\r\n")
+
+    @classmethod
+    def parse(cls, raw: Any, info: ValidationInfo) -> Secret:
+        """A TOML value as a Secret.
+
+        Raises: ValueError when it is neither a string nor a table with one known source.
+        """
+        if isinstance(raw, Secret):
+            return raw
+        base = (info.context or {}).get("base")
+        if isinstance(raw, str):
+            return cls("plain", raw, base)
+        if isinstance(raw, dict) and len(raw) == 1:
+            [(source, value)] = raw.items()
+            if source in _SOURCES and isinstance(value, str) and value:
+                return cls(source, value, base)
+        raise ValueError(f"not a secret: {_HOW}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls.shown)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        one = [
+            {"type": "object", "properties": {s: {"type": "string"}}, "required": [s], "additionalProperties": False}
+            for s in _SOURCES
+        ]
+        return {"anyOf": [*one, {"type": "string"}]}
+
+
+def without_password(url: str) -> str:
+    """scheme://host:port/path of a URL: what may be named in a message."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
