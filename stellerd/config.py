@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -226,9 +227,14 @@ class Config(Settings):
         return problems
 
 
+def _position(positions: Mapping[Any, tuple[int, int]], path: tuple[str | int, ...]) -> tuple[int, int]:
+    """Line and column of the key or the nearest table around it; (0, 0) when the file has none of them."""
+    return next((positions[path[:n]] for n in range(len(path), 0, -1) if path[:n] in positions), (0, 0))
+
+
 def _where(file: Path, positions: Mapping[Any, tuple[int, int]], path: tuple[str | int, ...]) -> str:
-    known = next((path[:n] for n in range(len(path), 0, -1) if path[:n] in positions), None)
-    place = "{}:{}:{}".format(file, *positions[known]) if known else str(file)
+    line, column = _position(positions, path)
+    place = f"{file}:{line}:{column}" if line else str(file)
     return f"{place}: {'.'.join(map(str, path))}"
 
 
@@ -269,12 +275,30 @@ def parse(text: str, file: Path) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(file, text, str(error))) from None
-    positions = tomllines.key_positions(text)
-    config = _validated(Config, raw, file, positions, ())
-    config._file, config._positions = file, positions
+    return from_tables(raw, file, tomllines.key_positions(text))
+
+
+def from_tables(
+    raw: dict[str, Any], file: Path, positions: Mapping[tuple[str | int, ...], tuple[int, int]] | None = None
+) -> Config:
+    """The configuration in decoded tables, with the place of each key where it is known.
+
+    Raises: ConfigError with every problem.
+    """
+    config = _validated(Config, raw, file, positions or {}, ())
+    config._file, config._positions = file, positions or {}
     if problems := _dangling(config):
         raise ConfigError(problems)
     return config
+
+
+def _syntax(file: Path, text: str, said: str) -> str:
+    """tomllib's sentence with the place in front, where an editor can jump to."""
+    match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", said, re.DOTALL)
+    if match:
+        return f"{file}:{match[2]}:{match[3]}: {match[1]}"
+    lines = text.split("\n")
+    return f"{file}:{len(lines)}:{len(lines[-1]) + 1}: {said.removesuffix(' (at end of document)')} at the end of the file"
 
 
 def _dangling(config: Config) -> list[str]:
@@ -321,8 +345,10 @@ def _validated(
         lines = []
         for problem in error.errors(include_url=False, include_input=False):
             loc = tuple(part for part in problem["loc"] if part != "[key]")
-            lines.append(f"{_where(file, positions, (*prefix, *loc))}: {_reason(problem, model, loc)}")
-        raise ConfigError(lines) from None
+            path = (*prefix, *loc)
+            line = f"{_where(file, positions, path)}: {_reason(problem, model, loc)}"
+            lines.append((_position(positions, path), line))
+        raise ConfigError([line for _, line in sorted(lines)]) from None
 
 
 _REASONS = {

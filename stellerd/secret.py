@@ -6,12 +6,14 @@ import os
 import stat
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
+_revealed: set[str] = set()
 _SOURCES = ("env", "file", "credential")
+_LEAST_CHARS = 4  # shorter ones would blank out innocent words
 _HOW = 'write { env = "NAME" }, { file = "path" } or { credential = "name" }'
 
 
@@ -49,6 +51,11 @@ class Secret:
 
         Raises: ValueError saying what is missing, without the value.
         """
+        value = self._read_source()
+        _remember(value)
+        return value
+
+    def _read_source(self) -> str:
         if self.source == "plain":
             return self._value
         if self.source == "env":
@@ -111,8 +118,20 @@ class Secret:
         return {"anyOf": [*one, {"type": "string"}]}
 
 
-def without_password(url: str) -> str:
-    """scheme://host:port/path of a URL: what may be named in a message."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+def _remember(value: str) -> None:
+    """So that `redact` finds it; of a URL the password is the secret, not the host."""
+    if "://" in value:
+        try:
+            value = urlsplit(value).password or ""
+        except ValueError:  # not a URL after all: all of it is secret
+            pass
+    for form in (value, unquote(value)):
+        if len(form) >= _LEAST_CHARS:
+            _revealed.add(form)
+
+
+def redact(text: str) -> str:
+    """The text without any secret that this process has read."""
+    for value in _revealed:
+        text = text.replace(value, "***")
+    return text

@@ -1,0 +1,87 @@
+"""How a job is put together from the configuration: engines, limits, services, runner. One place for every caller."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from stellerd import config as configuration
+from stellerd import database
+from stellerd.config import Config
+from stellerd.context import Context, Services
+from stellerd.durations import parse_duration, parse_rate
+from stellerd.job import Job
+from stellerd.limiter import Limit, Limiter
+from stellerd.runner import Emit, Runner
+from stellerd.store import Cursor, Store
+
+
+def never_stopping(seconds: float) -> bool:
+    """Sleep; nobody asks this process to stop."""
+    select.select([], [], [], seconds)
+    return False
+
+
+def runner(
+    config: Config,
+    name: str,
+    job: type[Job],
+    store: Store,
+    log: Any,
+    emit: Emit,
+    *,
+    wait: Callable[[float], bool] = never_stopping,
+    observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
+    step_down: Callable[[], None] = lambda: None,
+) -> Runner:
+    """The runner of one job.
+
+    Raises: ConfigError when the plugin's settings are wrong.
+    """
+    entry = config.jobs[name]
+    settings = configuration.plugin_settings(config, name, job.Settings)
+    limiter = Limiter(store, limits(config, job))
+    services = Services(
+        log=log,
+        limiter=limiter,
+        cursor=Cursor(store, name),
+        engine=engines(config),
+        broker_url=config.broker_url,
+        wait=wait,
+        progress=lambda done, total, unit: emit("progress", {"done": done, "total": total, "unit": unit}),
+        quarantine=store.put_aside,
+    )
+    if store.clock is not None:
+        services = replace(services, now=store.clock)
+    return Runner(
+        name, job(), settings, store, limiter, services, emit,
+        every=entry.every or parse_duration(job.every), misfire=entry.misfire, observe=observe, step_down=step_down,
+    )  # fmt: skip
+
+
+def limits(config: Config, job: type[Job]) -> dict[str, Limit]:
+    """The buckets of the configuration over those the plugin knows of its vendor."""
+    known = {bucket: Limit((parse_rate(rate),)) for bucket, rate in job.limits.items()}
+    return known | {
+        bucket: Limit(tuple(limit.rate), limit.margin, limit.max_learned) for bucket, limit in config.limits.items()
+    }
+
+
+def engines(config: Config) -> Callable[[str], sa.Engine]:
+    """A function from a database's name to its one engine of this process."""
+
+    @cache
+    def engine(name: str) -> sa.Engine:
+        return database.open_engine(config.database_url(name), f"databases.{name}")
+
+    return engine
+
+
+def check(runner: Runner) -> None:
+    """Call the plugin's `check` with a context that belongs to no run."""
+    runner.job.check(Context(runner.services, job=runner.name, settings=runner.settings, dry_run=True))

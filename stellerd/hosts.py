@@ -1,0 +1,42 @@
+"""Which host and process this is, and whether another process of this host still lives."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+
+@functools.cache
+def machine() -> str:
+    """An identity in which a pid means something: one boot of one kernel, one pid namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+
+
+def this_process() -> dict[str, Any]:
+    """host, machine, pid and start time, as the lease keeps them."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "machine": machine(), "pid": pid, "pid_started": started(pid) or 0.0}
+
+
+def started(pid: int) -> float | None:
+    """When a living process began, in clock ticks since boot (proc(5): field 22 of stat); None when there is none.
+
+    Guards against a reused pid, and unlike a time of day it does not move when somebody sets the clock.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before it may hold blanks and brackets
+    return None if fields[0] in (b"Z", b"X") else float(fields[19])
+
+
+def is_gone(its_machine: str, pid: int, its_start: float) -> bool:
+    """True only when that process can be looked up from here and is no more."""
+    if its_machine != machine():
+        return False
+    return started(pid) != its_start

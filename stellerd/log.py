@@ -1,0 +1,83 @@
+"""Structured log lines: JSON when not a terminal, readable colours when it is; no secret gets through."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from stellerd.secret import redact
+
+RECORD = "\x1e"
+"""Starts each line that a job process logged itself, so that the parent can tell it from printed text (RFC 7464)."""
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def write_to_stderr(line: str) -> None:
+    """One write a line: whole lines even when several processes share the output."""
+    data = line.encode("utf-8", "replace") + b"\n"
+    while data:
+        data = data[os.write(2, data) :]
+
+
+def configure(
+    level: str = "info", style: str = "auto", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False
+) -> None:
+    """Set up this process's logging. `style`: auto, json or text; `marked`: start each line with RECORD."""
+    if style == "auto":
+        style = "text" if os.isatty(2) else "json"
+    render: Any = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+    if style == "text":
+        render = structlog.dev.ConsoleRenderer(colors=os.isatty(2) or marked, pad_event_to=24)
+    prefix = RECORD if marked else ""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            _one_line if style == "text" else _keep,
+            render,
+            lambda logger, name, line: prefix + redact(line).replace("\n", f"\n{prefix}"),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda *args: _Writer(write),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_Bridge()], level=max(_LEVELS[level], logging.WARNING), force=True)
+
+
+def get(**fields: Any) -> Any:
+    """A logger that adds `fields` to each line."""
+    return structlog.get_logger().bind(**fields)
+
+
+class _Writer:
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.msg = write
+
+
+class _Bridge(logging.Handler):
+    """Lines of third-party libraries, with our fields."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        getattr(get(logger=record.name), level)(record.getMessage())
+
+
+def _keep(logger: Any, name: str, event: dict[str, Any]) -> dict[str, Any]:
+    return event
+
+
+def _one_line(logger: Any, name: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Text from outside must not forge lines or drive the terminal; only our own tracebacks have line ends."""
+    return {key: clean(value) if key != "traceback" else value for key, value in event.items()}
+
+
+def clean(value: Any) -> Any:
+    """A text without control characters; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)

@@ -1,0 +1,188 @@
+"""One job's runs: when the next one is due, and what happens from claim to record."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from stellerd import slots
+from stellerd.context import Context, Services
+from stellerd.errors import RateLimited, StellerdError, Unreachable
+from stellerd.job import Deferred, Done, Job, Skipped
+from stellerd.keeper import Keeper
+from stellerd.limiter import Limiter
+from stellerd.secret import redact
+from stellerd.status import RunRecord, from_iso, iso
+from stellerd.store import Claim, Cursor, Held, Store, Taken
+
+Emit = Callable[[str, dict[str, Any]], None]
+_REASON_CHARS = 2000
+PLUGIN_ERROR = 70
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The next run of the schedule: when to wake, and what for."""
+
+    at: datetime
+    slot: datetime
+    trigger: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, before it is recorded."""
+
+    state: str
+    reason: str = ""
+    code: int | None = None
+    not_before: datetime | None = None
+
+
+class Runner:
+    """Runs one job; the daemon's child, `run-once` and the test kit all go through it.
+
+    `emit(kind, fields)` tells the parent; `observe(hook, run)` calls the observers' hooks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        job: Job,
+        settings: Any,
+        store: Store,
+        limiter: Limiter,
+        services: Services,
+        emit: Emit,
+        *,
+        every: float,
+        misfire: str = "once",
+        observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
+        step_down: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name, self.job, self.settings = name, job, settings
+        self.store, self.limiter, self.services = store, limiter, services
+        self.emit, self.observe, self.step_down = emit, observe, step_down
+        self.every, self.misfire = every, misfire
+
+    # --- when
+
+    def plan(self) -> Plan:
+        """The next run by the persisted grid, never before the buckets it needs are open.
+
+        Raises: Unreachable when the store is.
+        """
+        now = self.store_now()
+        first = self._first_slot(now)
+        last = self.store.last_scheduled(self.name)
+        if last is not None and last.slot is not None and last.state == "deferred" and last.not_before is not None:
+            due = max(last.not_before, now)
+            return self._not_before_buckets(
+                Plan(due, max(slots.slot_at(first, self.every, due), last.slot), "deferred", last.reason)
+            )
+        slot = first if last is None or last.slot is None else slots.slot_after(first, self.every, last.slot)
+        if last is None or not slots.is_missed(slot, now):
+            newest = max(slot, slots.slot_at(first, self.every, now))
+            return self._not_before_buckets(Plan(max(newest, now) if newest <= now else newest, newest, "schedule"))
+        return self._not_before_buckets(self._after_missed(first, slot, now))
+
+    def _after_missed(self, first: datetime, slot: datetime, now: datetime) -> Plan:
+        latest = slots.slot_at(first, self.every, now)
+        if self.misfire == "once" or not slots.is_missed(latest, now):
+            return Plan(now, latest, "catch-up", f"slot of {iso(slot)} was missed")
+        self.store.record(self.name, latest, "schedule", "skipped", f'missed since {iso(slot)}; misfire = "skip"')
+        following = slots.slot_after(first, self.every, now)
+        return Plan(following, following, "schedule")
+
+    def _not_before_buckets(self, plan: Plan) -> Plan:
+        for bucket in self.job.buckets:
+            free = self.limiter.closed_until(bucket)
+            if free is not None and free > plan.at:
+                first = self._first_slot(free)
+                slot = max(plan.slot, slots.slot_at(first, self.every, free))
+                plan = Plan(free, slot, plan.trigger, f"waits for the limit {bucket}")
+        return plan
+
+    def _first_slot(self, now: datetime) -> datetime:
+        text = Cursor(self.store, self.name).setdefault("schedule.first_slot", iso(now.replace(microsecond=0)))
+        return from_iso(text)
+
+    def store_now(self) -> datetime:
+        """The store's time (aware UTC)."""
+        with self.store.reading() as connection:
+            return self.store.now(connection)
+
+    # --- what
+
+    def run(self, trigger: str, slot: datetime | None = None, *, dry_run: bool = False) -> RunRecord | Held | Taken:
+        """Claim, run, record. `slot` None: asked for by a person, the grid does not move.
+
+        Raises: Unreachable when the store is, before or after the run.
+        """
+        claim = self.store.claim(self.name, slot, "dry-run" if dry_run else trigger)
+        if not isinstance(claim, Claim):
+            return claim
+        context = Context(
+            self.services, job=self.name, settings=self.settings, run_id=claim.run_id, trigger=trigger,
+            slot=slot, attempt=claim.attempt, dry_run=dry_run,
+        )  # fmt: skip
+        started = {"id": claim.run_id, "trigger": trigger, "slot": iso(slot) if slot else None, "kind": self.job.kind}
+        self.emit("run_started", started)
+        self.observe("stellerd_run_started", started)
+        with Keeper(self.store, claim, self._lost):
+            ending = self._call(context)
+        record = self.store.finish(
+            claim, ending.state, reason=redact(ending.reason)[:_REASON_CHARS], counters=context.counters,
+            code=ending.code, not_before=ending.not_before,
+        )  # fmt: skip
+        self._tell(context, record)
+        return record
+
+    def _call(self, context: Context) -> Ending:
+        """The plugin's `run`; every way out of it becomes an ending."""
+        try:
+            return _ending_of(self.job.run(context), context)
+        except RateLimited as error:
+            return Ending("deferred", str(error), not_before=error.until)
+        except StellerdError as error:
+            return Ending("failed", str(error), error.exit_code)
+        except (Exception, SystemExit) as error:
+            context.log.error("the plugin's run raised", traceback=redact(traceback.format_exc()))
+            return Ending("failed", f"{type(error).__name__}: {error}".removesuffix(": "), PLUGIN_ERROR)
+
+    def _lost(self, why: str) -> None:
+        self.services.log.error("lease lost: the run must end", reason=why)
+        self.step_down()
+
+    def _tell(self, context: Context, record: RunRecord) -> None:
+        fields = record.to_json()
+        level = "info" if record.state in ("ok", "skipped") else "warning" if record.state == "deferred" else "error"
+        shown = {key: fields[key] for key in ("state", "seconds") if fields[key] is not None}
+        reason = {"reason": record.reason} if record.reason else {}
+        getattr(context.log, level)("run finished", trigger=record.trigger, **shown, **reason, **record.counters)
+        self.emit("run_finished", fields)
+        self.observe("stellerd_run_finished", fields)
+
+
+def _ending_of(outcome: Any, context: Context) -> Ending:
+    if outcome is None:
+        return Ending("ok")
+    if isinstance(outcome, Done):
+        context.merge(outcome.counters)
+        return Ending("partial", "; ".join(outcome.problems)) if outcome.problems else Ending("ok")
+    if isinstance(outcome, Skipped):
+        return Ending("skipped", outcome.reason)
+    if isinstance(outcome, Deferred):
+        return Ending("deferred", outcome.reason, not_before=outcome.until)
+    raise TypeError(f"run() returned {type(outcome).__name__}; it may return Done, Skipped, Deferred or None")
+
+
+def retry_at(error: Unreachable | Held, now: datetime, failures: int) -> datetime:
+    """When to try again after the store was away (1, 2, 4 … 30 s) or while somebody holds the job (at most 5 s)."""
+    if isinstance(error, Held):
+        return min(max(error.until, now + timedelta(seconds=0.5)), now + timedelta(seconds=5))
+    return now + timedelta(seconds=min(30.0, 2.0 ** min(failures, 5)))

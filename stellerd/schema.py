@@ -1,0 +1,128 @@
+"""The tables of the state store, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+VERSION = 1
+metadata = MetaData()
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """timestamptz; on SQLite, which knows no zones, UTC text that sorts like time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone must not reach the store")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself for INTEGER only
+
+meta = Table("stellerd_meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("job", Text, nullable=False),
+    Column("slot", UtcTime),  # null for a run that a person asked for
+    Column("attempt", Integer, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("counters", JSON, nullable=False),
+    Column("code", Integer),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("finished_at", UtcTime),
+    Column("not_before", UtcTime),
+    UniqueConstraint("job", "slot", "attempt", name="runs_one_per_slot"),
+    Index("runs_by_job", "job", "id"),
+    Index("runs_by_end", "finished_at"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("machine", Text, nullable=False),  # identity in which the pid means something
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Float, nullable=False),
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("rates", Text, nullable=False),
+    Column("not_before", UtcTime),
+    Column("source", Text),  # who closed it: "server" (429), "operator", "breaker"
+    Column("learned_wait", Float),
+    Column("failures", Integer, nullable=False),
+)
+
+hits = Table(
+    "hits",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("bucket", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index("hits_by_bucket", "bucket", "at"),
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", JSON, nullable=False),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("run", _Id, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("payload", JSON),
+    Column("at", UtcTime, nullable=False),
+    Index("quarantine_by_run", "run"),
+)
