@@ -75,8 +75,8 @@ class SupervisorSettings(Settings):
 
     socket: str = Field("/run/stellerd/control.sock", description="Control socket; its folder must exist or be ours.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
-    log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="auto: JSON lines unless standard error is a terminal."
+    log_format: Literal["auto", "json", "text", "color"] = Field(
+        "auto", description="auto: color on a terminal, JSON lines otherwise."
     )
     stop_timeout: Duration = Field(30.0, description="Longest time for all jobs together to end at shutdown.")
     preload: list[str] = Field(
@@ -298,7 +298,9 @@ def _syntax(file: Path, text: str, said: str) -> str:
     if match:
         return f"{file}:{match[2]}:{match[3]}: {match[1]}"
     lines = text.split("\n")
-    return f"{file}:{len(lines)}:{len(lines[-1]) + 1}: {said.removesuffix(' (at end of document)')} at the end of the file"
+    return (
+        f"{file}:{len(lines)}:{len(lines[-1]) + 1}: {said.removesuffix(' (at end of document)')} at the end of the file"
+    )
 
 
 def _dangling(config: Config) -> list[str]:
@@ -389,3 +391,9 @@ def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
             current = current.__args__[0]
     return list(current.model_fields)
 
+
+def without_none(value: Any) -> Any:
+    """Tables without keys that have no value: TOML cannot write them."""
+    if isinstance(value, dict):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    return [without_none(item) for item in value] if isinstance(value, list) else value

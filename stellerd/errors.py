@@ -1,15 +1,15 @@
 """Every error stellerd raises on purpose; the class says who is meant and which exit code it becomes.
 
-    StellerdError                1   something failed; the message is for people
-    ├── UsageError               2   the command line asks for something that is not there
-    ├── Unreachable             69   a database, broker, HTTP server or the daemon does not answer
-    ├── PluginCrashed           70   a plugin ended its own process or could not go on
-    ├── Busy                    75   somebody else holds the job, or a limit is used up; `until` says when
-    │   └── RateLimited         75   the bucket is closed until `until`
-    ├── ConfigError             78   the configuration is wrong; `problems` has a line for each mistake
-    └── JobFailed                1   a plugin says why its run failed
-        ├── HttpStatus           1   the server answered with an error status
-        └── BadReply             1   the server's answer cannot be used
+StellerdError                1   something failed; the message is for people
+├── UsageError               2   the command line asks for something that is not there
+├── Unreachable             69   a database, broker, HTTP server or the daemon does not answer
+├── PluginCrashed           70   a plugin ended its own process or could not go on
+├── Busy                    75   somebody else holds the job, or a limit is used up; `until` says when
+│   └── RateLimited         75   the bucket is closed until `until`
+├── ConfigError             78   the configuration is wrong; `problems` has a line for each mistake
+└── JobFailed                1   a plugin says why its run failed
+    ├── HttpStatus           1   the server answered with an error status
+    └── BadReply             1   the server's answer cannot be used
 """
 
 from __future__ import annotations

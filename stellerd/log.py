@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
@@ -16,6 +16,11 @@ RECORD = "\x1e"
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
+def style_of(log_format: str) -> str:
+    """json, text or color: what `[supervisor] log_format` means for this process's standard error."""
+    return ("color" if os.isatty(2) else "json") if log_format == "auto" else log_format
+
+
 def write_to_stderr(line: str) -> None:
     """One write a line: whole lines even when several processes share the output."""
     data = line.encode("utf-8", "replace") + b"\n"
@@ -24,23 +29,22 @@ def write_to_stderr(line: str) -> None:
 
 
 def configure(
-    level: str = "info", style: str = "auto", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False
+    level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False
 ) -> None:
-    """Set up this process's logging. `style`: auto, json or text; `marked`: start each line with RECORD."""
-    if style == "auto":
-        style = "text" if os.isatty(2) else "json"
+    """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD."""
     render: Any = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
-    if style == "text":
-        render = structlog.dev.ConsoleRenderer(colors=os.isatty(2) or marked, pad_event_to=24)
+    if style != "json":
+        render = structlog.dev.ConsoleRenderer(colors=style == "color", pad_event_to=24, timestamp_key="ts")
     prefix = RECORD if marked else ""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-            _one_line if style == "text" else _keep,
+            _in_order,
+            _keep if style == "json" else _one_line,
             render,
-            lambda logger, name, line: prefix + redact(line).replace("\n", f"\n{prefix}"),
+            lambda logger, name, line: prefix + redact(str(line)).replace("\n", f"\n{prefix}"),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *args: _Writer(write),
@@ -63,15 +67,23 @@ class _Bridge(logging.Handler):
     """Lines of third-party libraries, with our fields."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        level = (
+            "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        )
         getattr(get(logger=record.name), level)(record.getMessage())
 
 
-def _keep(logger: Any, name: str, event: dict[str, Any]) -> dict[str, Any]:
+def _in_order(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """When, how bad and what first; then who, then the rest."""
+    first = {key: event.pop(key) for key in ("ts", "level", "event", "job", "run") if key in event}
+    return first | dict(event)
+
+
+def _keep(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return event
 
 
-def _one_line(logger: Any, name: str, event: dict[str, Any]) -> dict[str, Any]:
+def _one_line(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Text from outside must not forge lines or drive the terminal; only our own tracebacks have line ends."""
     return {key: clean(value) if key != "traceback" else value for key, value in event.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from stellerd.store import Claim, Cursor, Held, Store, Taken
 Emit = Callable[[str, dict[str, Any]], None]
 _REASON_CHARS = 2000
 PLUGIN_ERROR = 70
+_RECORD_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,32 @@ class Runner:
             self.services, job=self.name, settings=self.settings, run_id=claim.run_id, trigger=trigger,
             slot=slot, attempt=claim.attempt, dry_run=dry_run,
         )  # fmt: skip
-        started = {"id": claim.run_id, "trigger": trigger, "slot": iso(slot) if slot else None, "kind": self.job.kind}
+        at = iso(slot) if slot else None
+        started = {"id": claim.run_id, "trigger": trigger, "slot": at, "kind_of_job": self.job.kind}
         self.emit("run_started", started)
         self.observe("stellerd_run_started", started)
         with Keeper(self.store, claim, self._lost):
             ending = self._call(context)
-        record = self.store.finish(
-            claim, ending.state, reason=redact(ending.reason)[:_REASON_CHARS], counters=context.counters,
-            code=ending.code, not_before=ending.not_before,
-        )  # fmt: skip
+            record = self._record(claim, ending, context)
         self._tell(context, record)
         return record
+
+    def _record(self, claim: Claim, ending: Ending, context: Context) -> RunRecord:
+        """The work is done, so a store that is away for a moment must not make it unknown.
+
+        Raises: Unreachable when it stays away.
+        """
+        reason = redact(ending.reason)[:_REASON_CHARS]
+        for pause in _RECORD_PAUSES_S:
+            try:
+                return self.store.finish(
+                    claim, ending.state, reason=reason, counters=context.counters, code=ending.code,
+                    not_before=ending.not_before,
+                )  # fmt: skip
+            except Unreachable as error:
+                context.log.warning("the run's end is not recorded yet", state=ending.state, reason=str(error))
+                select.select([], [], [], pause)
+        raise Unreachable(f"run {claim.run_id} ended as {ending.state}, which could not be recorded")
 
     def _call(self, context: Context) -> Ending:
         """The plugin's `run`; every way out of it becomes an ending."""
@@ -150,7 +167,7 @@ class Runner:
             return Ending("deferred", str(error), not_before=error.until)
         except StellerdError as error:
             return Ending("failed", str(error), error.exit_code)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a mistake of the plugin's, logged and recorded
             context.log.error("the plugin's run raised", traceback=redact(traceback.format_exc()))
             return Ending("failed", f"{type(error).__name__}: {error}".removesuffix(": "), PLUGIN_ERROR)
 
@@ -163,7 +180,7 @@ class Runner:
         level = "info" if record.state in ("ok", "skipped") else "warning" if record.state == "deferred" else "error"
         shown = {key: fields[key] for key in ("state", "seconds") if fields[key] is not None}
         reason = {"reason": record.reason} if record.reason else {}
-        getattr(context.log, level)("run finished", trigger=record.trigger, **shown, **reason, **record.counters)
+        getattr(context.log, level)("run finished", trigger=record.trigger, **shown, **reason, counters=record.counters)
         self.emit("run_finished", fields)
         self.observe("stellerd_run_finished", fields)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -24,7 +25,7 @@ class Secret:
     `{ credential = "name" }` (systemd's $CREDENTIALS_DIRECTORY), or a plain string for what is not secret.
     """
 
-    __slots__ = ("base", "source", "_value")
+    __slots__ = ("_value", "base", "source")
 
     def __init__(self, source: str, value: str, base: Path | None = None) -> None:
         self.source, self._value, self.base = source, value, base or Path()
@@ -121,10 +122,8 @@ class Secret:
 def _remember(value: str) -> None:
     """So that `redact` finds it; of a URL the password is the secret, not the host."""
     if "://" in value:
-        try:
+        with contextlib.suppress(ValueError):  # not a URL after all: all of it is secret
             value = urlsplit(value).password or ""
-        except ValueError:  # not a URL after all: all of it is secret
-            pass
     for form in (value, unquote(value)):
         if len(form) >= _LEAST_CHARS:
             _revealed.add(form)

@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 RUN_STATES = ("running", "ok", "partial", "failed", "skipped", "deferred", "timeout", "crashed", "lost")
-EXIT_OF_STATE = {"ok": 0, "skipped": 0, "partial": 1, "failed": 1, "deferred": 75, "timeout": 1, "crashed": 70, "lost": 1}
+EXIT_OF_STATE = {
+    "ok": 0,
+    "skipped": 0,
+    "partial": 1,
+    "failed": 1,
+    "deferred": 75,
+    "timeout": 1,
+    "crashed": 70,
+    "lost": 1,
+}
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,11 @@ class Store:
                     owner=self.owner, epoch=epoch, expires_at=now + timedelta(seconds=LEASE_S), **me
                 )
             )  # fmt: skip
+            connection.execute(
+                sa.update(runs).where(runs.c.job == job, runs.c.state == "running", runs.c.epoch < epoch).values(
+                    state="lost", reason="its lease went to another run", finished_at=now
+                )
+            )  # fmt: skip
             run_id = connection.execute(
                 sa.insert(runs).values(
                     job=job, slot=slot, attempt=attempt, trigger=trigger, state="running", reason="", counters={},
@@ -183,8 +188,10 @@ class Store:
                 ).on_conflict_do_nothing()
             )  # fmt: skip
 
-    def recover(self, job: str, cause: str = "", state: str = "crashed", run_id: int | None = None) -> int:
-        """Close the rows of runs whose process is gone; `cause` is what the supervisor saw of `run_id`'s end."""
+    def recover(
+        self, job: str, cause: str = "", state: str = "crashed", run_id: int | None = None, at: datetime | None = None
+    ) -> int:
+        """Close the rows of runs whose process is gone; `cause` and `at` are what the supervisor saw of `run_id`."""
         with self.begin() as connection:
             now = self.now(connection)
             lease = connection.execute(sa.select(leases).where(leases.c.job == job).with_for_update()).first()
@@ -195,13 +202,14 @@ class Store:
             for run in unfinished:
                 held = lease is not None and lease.owner == run.owner
                 gone = held and _owner_is_gone(lease)
-                if held and not gone and lease.expires_at > now:
+                if lease is not None and held and not gone and lease.expires_at > now:
                     continue
                 end, why = ("crashed", "the process ended without a word") if gone else ("lost", "its lease ran out")
+                when = now
                 if run.id == run_id:
-                    end, why = state, cause
+                    end, why, when = state, cause, min(at or now, now)
                 connection.execute(
-                    sa.update(runs).where(runs.c.id == run.id).values(state=end, reason=why, finished_at=now)
+                    sa.update(runs).where(runs.c.id == run.id).values(state=end, reason=why, finished_at=when)
                 )
                 closed += 1
                 if gone:

@@ -63,7 +63,12 @@ class Harness:
         self.store = Store(self.config.state_url(), self.clock)
         self.store.create()
         self.runner = assembly.runner(
-            self.config, name, job, self.store, log.get(job=name), emit=lambda kind, data: self.events.append((kind, data))
+            self.config,
+            name,
+            job,
+            self.store,
+            log.get(job=name),
+            emit=lambda kind, data: self.events.append((kind, data)),
         )
 
     def run(self, *, dry_run: bool = False, slot: datetime | None = None) -> RunRecord:

@@ -1,0 +1,101 @@
+"""Messages between the supervisor and a job's process: length-prefixed JSON on a socket pair."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stellerd.config import Config
+
+_HEADER = struct.Struct("!I")
+MAX_MESSAGE = 4 * 1024 * 1024
+_READS_PER_WAKE = 16  # a chatty child must not keep the supervisor to itself
+Message = dict[str, Any]
+
+
+class Channel:
+    """One end of the pair. Messages are objects with a "kind"."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._buffer = bytearray()
+        self.closed = False
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """The parent's end, which never blocks, and the child's."""
+        parent, child = socket.socketpair()
+        parent.setblocking(False)
+        return cls(parent), cls(child)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self.socket.fileno()
+
+    def send(self, kind: str, **fields: Any) -> bool:
+        """Send one message; False when the other side is gone or does not read."""
+        data = json.dumps({"kind": kind, **fields}, default=str).encode()
+        try:
+            self.socket.sendall(_HEADER.pack(len(data)) + data)
+        except OSError:
+            self.closed = True
+            return False
+        return True
+
+    def receive(self) -> list[Message]:
+        """All messages that have arrived; sets `closed` at the end of the stream.
+
+        Raises: ValueError when the other side does not speak this protocol.
+        """
+        self._fill()
+        messages = []
+        while len(self._buffer) >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(self._buffer)
+            if size > MAX_MESSAGE:
+                raise ValueError(f"a message of {size} bytes")
+            if len(self._buffer) < _HEADER.size + size:
+                break
+            message = json.loads(self._buffer[_HEADER.size : _HEADER.size + size])
+            del self._buffer[: _HEADER.size + size]
+            messages.append(message)
+        return messages
+
+    def _fill(self) -> None:
+        for _ in range(_READS_PER_WAKE):
+            try:
+                data = self.socket.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.closed = True
+                return
+            self._buffer += data
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()
+
+
+@dataclass
+class Assignment:
+    """What a job's process is forked with."""
+
+    job: str
+    config: Config
+    parent_pid: int
+    style: str = "json"
+    """Form of its log lines: json or text."""
+    mode: Literal["serve", "once", "check", "settings"] = "serve"
+    """once: one run that a person asked for; check: prove that a run could work; settings: say them; then exit."""
+    connect: bool = True
+    """Whether `check` may talk to servers."""
+    dry_run: bool = False
+    wait_s: float = 0.0
+    """How long `once` waits for a busy job (seconds)."""
+    last_death: dict[str, Any] = field(default_factory=dict)
+    """run, state and cause of the run that the process before this one left unfinished."""

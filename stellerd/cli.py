@@ -1,0 +1,212 @@
+"""The `stellerd` command. Nothing heavy is imported before the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stellerd.errors import ConfigError, StellerdError, UsageError
+
+if TYPE_CHECKING:
+    from stellerd.config import Config
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of a table.")
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-c", "--config", "file", metavar="FILE",
+    help="Configuration; default: $STELLERD_CONFIG, ./stellerd.toml, /etc/stellerd/stellerd.toml.",
+)  # fmt: skip
+@click.pass_context
+def cli(context: click.Context, file: str | None) -> None:
+    """Supervise scheduled job plugins. Without a command: run the daemon."""
+    context.obj = file
+    if context.invoked_subcommand is None:
+        context.invoke(run)
+
+
+def main() -> None:
+    """Entry point: errors become one message and an exit code, never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except StellerdError as error:
+        click.echo(f"stellerd: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _load(context: click.Context) -> Config:
+    from stellerd import config
+
+    return config.load(context.obj)
+
+
+def _ask(context: click.Context, command: str, **fields: Any) -> dict[str, Any]:
+    from stellerd import client
+
+    config = _load(context)
+    return client.ask(config.path(config.supervisor.socket), command, **fields)
+
+
+def _known(config: Config, job: str) -> None:
+    if job not in config.jobs:
+        raise UsageError(f'{config.file}: no job "{job}"; there are: {", ".join(config.jobs) or "none"}')
+
+
+@cli.command()
+@click.pass_context
+def run(context: click.Context) -> int:
+    """Run the daemon in the foreground (the default)."""
+    from stellerd import daemon
+
+    return daemon.run(_load(context))
+
+
+@cli.command("run-once")
+@click.argument("job")
+@click.option("--dry-run", is_flag=True, help="Read and compare, change nothing; limits are spent as ever.")
+@click.option(
+    "--wait", "wait", is_flag=False, flag_value="1h", default=None, metavar="[DURATION]",
+    help="Wait for a busy job to become free (default at most 1h).",
+)  # fmt: skip
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a setting of the job for this run.")
+@JSON
+@click.pass_context
+def run_once(
+    context: click.Context, job: str, dry_run: bool, wait: str | None, sets: tuple[str, ...], as_json: bool
+) -> int:
+    """Run JOB once, now, under the same lease, limits and history as the daemon."""
+    from stellerd import attended
+
+    config = _load(context)
+    _known(config, job)
+    return attended.run_once(config, job, dry_run=dry_run, wait=wait, sets=sets, as_json=as_json)
+
+
+@cli.command()
+@JSON
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> int:
+    """Show what the daemon and its jobs are doing."""
+    from stellerd import views
+
+    views.status(_ask(context, "status"), as_json)
+    return 0
+
+
+@cli.command()
+@click.argument("job", required=False)
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 10000), help="How many runs.")
+@JSON
+@click.pass_context
+def history(context: click.Context, job: str | None, limit: int, as_json: bool) -> int:
+    """Show the newest runs, of JOB or of all, from the state store."""
+    from stellerd import views
+    from stellerd.store import Store
+
+    config = _load(context)
+    if job:
+        _known(config, job)
+    store = Store(config.state_url())
+    store.create()
+    views.history([record.to_json() for record in store.history(job, limit)], as_json)
+    return 0
+
+
+@cli.command()
+@click.option("--connect", is_flag=True, help="Also talk to the databases, brokers and servers the jobs need.")
+@JSON
+@click.pass_context
+def check(context: click.Context, connect: bool, as_json: bool) -> int:
+    """Check the configuration and every plugin's settings."""
+    from stellerd import attended
+
+    config = _load(context)
+    if problems := config.problems_of_secrets():
+        raise ConfigError(problems)
+    return attended.check(config, connect=connect, as_json=as_json)
+
+
+@cli.group()
+def plugins() -> None:
+    """Job plugins."""
+
+
+@plugins.command("list")
+@JSON
+def plugins_list(as_json: bool) -> int:
+    """Show the installed plugins; none is imported."""
+    from stellerd import registry, views
+
+    rows = [
+        {"plugin": name, "entry_point": point.value, **_distribution(point)}
+        for name, point in registry.installed().items()
+    ]
+    views.plugins(rows, as_json)
+    return 0
+
+
+def _distribution(point: Any) -> dict[str, str]:
+    return {"distribution": point.dist.name, "version": point.dist.version} if point.dist else {}
+
+
+@cli.group()
+def config() -> None:
+    """The configuration."""
+
+
+@config.command("show")
+@JSON
+@click.pass_context
+def config_show(context: click.Context, as_json: bool) -> int:
+    """Print the configuration in force, defaults included, of secrets only their source."""
+    from stellerd import attended
+
+    attended.show_config(_load(context), as_json)
+    return 0
+
+
+def _job_command(name: str, help_text: str) -> None:
+    @cli.command(name, help=help_text)
+    @click.argument("job")
+    @click.pass_context
+    def command(context: click.Context, job: str) -> int:
+        reply = _ask(context, name, job=job)
+        click.echo(f"{job}: {name} accepted, now {reply['state']}")
+        return 0
+
+
+_job_command("trigger", "Run JOB now, in the daemon, once its current run is over.")
+_job_command("start", "Start JOB's process.")
+_job_command("stop", "Stop JOB's process; it stays down until it is started.")
+_job_command("restart", "Stop and start JOB's process.")
+
+
+@cli.command()
+@click.pass_context
+def shutdown(context: click.Context) -> int:
+    """End the daemon gracefully."""
+    _ask(context, "shutdown")
+    click.echo("stopping")
+    return 0
+
+
+@cli.command()
+def version() -> int:
+    """Print the version."""
+    import stellerd
+
+    click.echo(stellerd.__version__)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The control socket: a JSON object a line in, one out. It never waits for a client nor runs what is unlisted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stellerd.errors import StellerdError, Unreachable
+from stellerd.loop import IN, OUT, Loop, Timer
+
+MAX_CLIENTS = 64
+MAX_REQUEST = 64 * 1024
+MAX_UNREAD = 8 * 1024 * 1024
+IDLE_S = 30.0
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+
+Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]]]
+
+
+class Control:
+    """Listens at `path`. A command that changes something is for root and for the daemon's own user alone."""
+
+    def __init__(self, loop: Loop, path: Path, commands: Mapping[str, Command]) -> None:
+        self.loop, self.path, self.commands = loop, path, commands
+        self.clients: set[Client] = set()
+        self._socket = _listen(path)
+        loop.add(self._socket.fileno(), lambda events: self._accept())
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            connection, _ = self._socket.accept()
+            if len(self.clients) >= MAX_CLIENTS:
+                min(self.clients, key=lambda client: client.last_used).close()
+            self.clients.add(Client(self, connection))
+
+    def answer(self, line: bytes, uid: int) -> dict[str, Any]:
+        """The reply to one request line of a client with this user id."""
+        try:
+            request = json.loads(line)
+            name = request["command"]
+            changes, call = self.commands[name]
+        except (ValueError, TypeError, KeyError):
+            return {"ok": False, "error": f"not a request; commands are: {', '.join(self.commands)}", "code": 2}
+        if changes and uid not in (0, os.getuid()):
+            return {"ok": False, "error": f"{name} is for root and the daemon's own user", "code": 1}
+        try:
+            return {"ok": True, **call(request)}
+        except StellerdError as error:
+            return {"ok": False, "error": str(error), "code": error.exit_code}
+
+    def close(self) -> None:
+        """Hang up and remove the socket."""
+        for client in list(self.clients):
+            client.close()
+        self.loop.remove(self._socket.fileno())
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Client:
+    """One connection; dropped when it is silent for IDLE_S, asks too much or reads too little."""
+
+    def __init__(self, control: Control, connection: socket.socket) -> None:
+        self.control, self.socket, self.loop = control, connection, control.loop
+        connection.setblocking(False)
+        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        self.uid = _CREDENTIALS.unpack(packed)[1]
+        self._in, self._out = bytearray(), bytearray()
+        self.last_used = self.loop.clock()
+        self._idle: Timer = self.loop.after(IDLE_S, self.close)
+        self.loop.add(connection.fileno(), self._ready)
+
+    def _ready(self, events: int) -> None:
+        try:
+            if events & OUT:
+                self._send()
+            if events & ~OUT:
+                self._receive()
+        except OSError:
+            self.close()
+
+    def _receive(self) -> None:
+        data = self.socket.recv(MAX_REQUEST)
+        self._in += data
+        self.last_used = self.loop.clock()
+        while (end := self._in.find(b"\n")) >= 0:
+            line = bytes(self._in[:end])
+            del self._in[: end + 1]
+            self._out += json.dumps(self.control.answer(line, self.uid)).encode() + b"\n"
+        if not data or len(self._in) > MAX_REQUEST or len(self._out) > MAX_UNREAD:
+            self.close()
+            return
+        self._send()
+
+    def _send(self) -> None:
+        if self._out:
+            with contextlib.suppress(BlockingIOError):
+                sent = self.socket.send(self._out, socket.MSG_NOSIGNAL)
+                del self._out[:sent]
+        self.loop.modify(self.socket.fileno(), IN | OUT if self._out else IN)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._idle.cancel()
+        if self in self.control.clients:
+            self.control.clients.discard(self)
+            self.loop.remove(self.socket.fileno())
+            self.socket.close()
+
+
+def _listen(path: Path) -> socket.socket:
+    """Bind without a moment of wrong permissions; the folder is ours or is made so.
+
+    Raises: Unreachable when another daemon answers there or the folder cannot be used.
+    """
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+            raise Unreachable(f"{path} is in the way: not a socket")
+        if path.exists() and _answers(path):
+            raise Unreachable(f"another stellerd is running: it answers at {path}")
+        path.unlink(missing_ok=True)
+        old = os.umask(0o117)  # rw for the user and the group
+        try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            with short_name(path) as name:
+                listener.bind(name)
+        finally:
+            os.umask(old)
+    except OSError as error:
+        raise Unreachable(f"control socket {path}: {os.strerror(error.errno or 0)}") from None
+    listener.listen(MAX_CLIENTS)
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short_name(path) as name:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(name)
+        except OSError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def short_name(path: Path) -> Any:
+    """A name of a socket's path that fits the 107 bytes of unix(7), however deep its folder is."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,30 @@
+"""`stellerd run`: from a valid configuration to the supervisor's loop."""
+
+from __future__ import annotations
+
+from stellerd import log, preload
+from stellerd.config import Config
+from stellerd.errors import ConfigError
+from stellerd.logpump import Sink
+from stellerd.supervisor import Supervisor
+
+
+def run(config: Config) -> int:
+    """Blocks until the daemon was asked to stop; the exit code.
+
+    Raises: ConfigError when a secret is missing; Unreachable when another daemon runs already.
+    """
+    if problems := config.problems_of_secrets():
+        raise ConfigError(problems)
+    if not config.jobs:
+        raise ConfigError(f"{config.file}: no [jobs.NAME] table: there is nothing to run")
+    style = log.style_of(config.supervisor.log_format)
+    sink = Sink()
+    log.configure(config.supervisor.log_level, style, write=sink.line)
+    if any(job.preload for job in config.jobs.values()):
+        preload.preload(config.supervisor.preload, _warn)
+    return Supervisor(config, sink, style).run()
+
+
+def _warn(module: str, why: str) -> None:
+    log.get().warning("could not preload", module=module, reason=why)

@@ -1,0 +1,66 @@
+"""A tiny process that outlives the supervisor by a moment and kills what it left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+
+class Guardian:
+    """Sleeps on a pipe. When the supervisor is gone the pipe ends, and every process group it was told of dies."""
+
+    def __init__(self) -> None:
+        read, self._pipe = os.pipe2(os.O_CLOEXEC)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _watch(read)
+        os.close(read)
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def watch(self, group: int) -> None:
+        """From now on this process group dies with the supervisor."""
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        """This process group is over."""
+        self._tell(f"-{group}\n")
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it was killed: its pidfd tells the supervisor, who makes a new one
+            os.write(self._pipe, text.encode())
+
+    def close(self) -> None:
+        """Let it go and wait for its end."""
+        os.close(self._pipe)
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+
+
+def _watch(pipe: int) -> None:
+    """The guardian's whole life; never returns."""
+    try:
+        os.setsid()  # a terminal's Ctrl-C is for the supervisor
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.closerange(3, pipe)
+        os.closerange(pipe + 1, 65536)
+        _kill(_groups_at_the_end(pipe))
+    finally:
+        os._exit(0)
+
+
+def _groups_at_the_end(pipe: int) -> set[int]:
+    groups: set[int] = set()
+    with os.fdopen(pipe, encoding="ascii") as lines:
+        for line in lines:
+            (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    return groups
+
+
+def _kill(groups: set[int]) -> None:
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)

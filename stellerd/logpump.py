@@ -1,0 +1,123 @@
+"""What jobs print, line by line to the daemon's own output; never blocks anybody, keeps the last lines of each job."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from stellerd.log import RECORD, clean
+from stellerd.status import iso
+
+CHUNK = 256 * 1024
+MAX_LINE = 64 * 1024
+TAIL_LINES = 1000
+_MARK = RECORD.encode()
+
+
+class Sink:
+    """The daemon's standard error. What it does not take at once is dropped and counted, never waited for."""
+
+    def __init__(self, fd: int = 2) -> None:
+        self.dropped = 0
+        self._rest = b""
+        self._write = _nonblocking_writer(fd)
+
+    def line(self, text: str) -> None:
+        """One line of the daemon's own."""
+        self.lines([text.encode("utf-8", "replace")])
+
+    def lines(self, lines: list[bytes]) -> None:
+        """Lines without their ends."""
+        if self._rest and not self._flush():
+            self.dropped += len(lines)
+            return
+        if self.dropped:
+            lines = [f"stellerd: {self.dropped} log lines dropped: the output did not take them".encode(), *lines]
+            self.dropped = 0
+        self._rest = b"\n".join(lines) + b"\n"
+        self._flush()
+
+    def _flush(self) -> bool:
+        """Write what is left; a line that was begun is finished before another one starts."""
+        try:
+            self._rest = self._rest[self._write(self._rest) :]
+        except BlockingIOError:
+            return False
+        except OSError:  # a full disk, a closed pipe: the jobs matter more than their lines
+            self.dropped += self._rest.count(b"\n")
+            self._rest = b""
+        return not self._rest
+
+
+def _nonblocking_writer(fd: int) -> Callable[[bytes], int]:
+    """A write that never waits. The flag belongs to the open file, which others share, so it is opened anew."""
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        return lambda data: os.write(own, data)
+    except OSError:
+        pass  # a socket (systemd's journal) or somebody else's file: both can be written another way
+    try:
+        sock = socket.socket(fileno=os.dup(fd))
+        return lambda data: sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        return lambda data: os.write(fd, data)
+
+
+class LogPump:
+    """One job's pipe. Lines that the job logged itself pass as they are; printed text gets a frame of ours."""
+
+    def __init__(self, job: str, fd: int, sink: Sink, style: str) -> None:
+        self.job, self.fd, self.sink, self.style = job, fd, sink, style
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        os.set_blocking(fd, False)
+        self._partial = b""
+
+    def pump(self) -> bool:
+        """Move what is there, at most CHUNK bytes; False at the end of the stream."""
+        try:
+            data = os.read(self.fd, CHUNK)
+        except BlockingIOError:
+            return True
+        if not data:
+            self._emit([self._partial] if self._partial else [])
+            self._partial = b""
+            return False
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if len(self._partial) > MAX_LINE:
+            lines.append(self._partial)
+            self._partial = b""
+        self._emit(lines)
+        return True
+
+    def drain(self) -> None:
+        """Take the last words of a process that is dead; a grandchild may hold the pipe open, so no waiting."""
+        for _ in range(64):
+            before = len(self.tail), self._partial
+            if not self.pump() or (len(self.tail), self._partial) == before:
+                break
+        if self._partial:
+            self._emit([self._partial])
+            self._partial = b""
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)
+
+    def _emit(self, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        out = [line[1:] if line.startswith(_MARK) else self._framed(line) for line in lines]
+        for line in out[-TAIL_LINES:]:
+            self.tail.append(line.decode("utf-8", "replace"))
+        self.sink.lines(out)
+
+    def _framed(self, line: bytes) -> bytes:
+        text = clean(line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
+        if self.style != "json":
+            return f"{self.job} | {text}".encode()
+        row = {"ts": iso(datetime.now(UTC)), "level": "info", "job": self.job, "event": text, "printed": True}
+        return json.dumps(row, ensure_ascii=False).encode()

@@ -1,0 +1,77 @@
+"""The one loop: an epoll over descriptors and a heap of deadlines. No deadline, no wakeup."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+IN, OUT = select.EPOLLIN, select.EPOLLOUT
+
+
+@dataclass(order=True)
+class Timer:
+    """A deadline on the monotonic clock; `cancel()` is cheap."""
+
+    at: float
+    order: int
+    callback: Callable[[], None] | None = field(compare=False)
+
+    def cancel(self) -> None:
+        """It will not fire."""
+        self.callback = None
+
+
+class Loop:
+    """Callbacks for readable descriptors and for moments. `clock` is an attribute that a test may replace."""
+
+    def __init__(self) -> None:
+        self.clock = time.monotonic
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: list[Timer] = []
+        self._order = itertools.count()
+
+    def add(self, fd: int, callback: Callable[[int], None], events: int = IN) -> None:
+        """Call `callback(events)` whenever `fd` is ready."""
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other events of a known descriptor."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Forget a descriptor, before it is closed. One that is not known is fine."""
+        if self._callbacks.pop(fd, None):
+            self._epoll.unregister(fd)
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback()` once, `seconds` from now."""
+        timer = Timer(self.clock() + seconds, next(self._order), callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def turn(self) -> None:
+        """Wait for the next thing to happen and let it."""
+        for fd, events in self._epoll.poll(self._timeout()):
+            callback = self._callbacks.get(fd)  # an earlier callback of this turn may have removed it
+            if callback is not None:
+                callback(events)
+        now = self.clock()
+        while self._timers and self._timers[0].at <= now:
+            timer = heapq.heappop(self._timers)
+            if timer.callback is not None:
+                timer.callback()
+
+    def _timeout(self) -> float | None:
+        while self._timers and self._timers[0].callback is None:
+            heapq.heappop(self._timers)
+        return max(0.0, self._timers[0].at - self.clock()) if self._timers else None
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._epoll.close()

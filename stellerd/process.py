@@ -1,0 +1,155 @@
+"""One job's process: fork, talk, stop, reap. It reports to the supervisor and decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import multiprocess
+import multiprocess.process
+
+from stellerd.channel import Assignment, Channel, Message
+from stellerd.logpump import LogPump, Sink
+from stellerd.loop import Loop
+
+_FORK = multiprocess.get_context("fork")
+ALL_SIGNALS = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+
+
+class Death:
+    """How a process ended."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        """Exit code; below zero: the signal that killed it."""
+
+    def __str__(self) -> str:
+        if self.code >= 0:
+            return f"exit code {self.code}"
+        with contextlib.suppress(ValueError):
+            return f"signal {-self.code} ({signal.Signals(-self.code).name})"
+        return f"signal {-self.code}"
+
+
+class Process:
+    """A forked child in its own process group, with its channel and log pipe on the loop."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        assignment: Assignment,
+        sink: Sink,
+        on_message: Callable[[Message], None],
+        on_death: Callable[[Death], None],
+        *,
+        pump: bool = True,
+    ) -> None:
+        self.loop, self.on_message, self.on_death = loop, on_message, on_death
+        self.channel, theirs = Channel.pair()
+        log_read, log_write = os.pipe2(os.O_CLOEXEC) if pump else (None, None)
+        self.log = LogPump(assignment.job, log_read, sink, assignment.style) if log_read is not None else None
+        try:
+            self._child = _spawn(assignment, theirs, log_write)
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            theirs.close()
+            if log_write is not None:
+                os.close(log_write)
+        self.pid: int = self._child.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        with contextlib.suppress(OSError):  # on both sides, so that neither has to wait for the other; it may be gone
+            os.setpgid(self.pid, self.pid)
+        loop.add(self.pidfd, lambda events: self.bury())
+        loop.add(self.channel.fileno(), lambda events: self._hear())
+        if self.log:
+            loop.add(self.log.fd, lambda events: self._pump())
+
+    def _hear(self) -> None:
+        try:
+            messages = self.channel.receive()
+        except ValueError:  # it does not speak our protocol: it must go
+            self.loop.remove(self.channel.fileno())
+            self.kill()
+            return
+        if self.channel.closed:
+            self.loop.remove(self.channel.fileno())
+        for message in messages:
+            self.on_message(message)
+
+    def _pump(self) -> None:
+        if self.log and not self.log.pump():
+            self.loop.remove(self.log.fd)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process alone."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def terminate(self) -> None:
+        """SIGTERM to the whole group."""
+        self._signal_group(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group."""
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def bury(self) -> None:
+        """Last words, then the group, then the zombie: while it is unreaped its group id cannot be another's."""
+        if os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return
+        self.kill()
+        self._hear_last()
+        if self.log:
+            self.log.drain()
+        death = Death(self._child.exitcode)
+        self._close()
+        self._child.close()
+        self.on_death(death)
+
+    def _hear_last(self) -> None:
+        with contextlib.suppress(ValueError):
+            for message in self.channel.receive():
+                self.on_message(message)
+
+    def _close(self) -> None:
+        self.loop.remove(self.channel.fileno())
+        self.channel.close()
+        if self.log:
+            self.loop.remove(self.log.fd)
+            self.log.close()
+        if hasattr(self, "pidfd"):
+            self.loop.remove(self.pidfd)
+            os.close(self.pidfd)
+
+
+def _spawn(assignment: Assignment, channel: Channel, log_fd: int | None) -> Any:
+    """Fork. No signal may reach the child while it still has our handlers; no thread may hold a lock."""
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1 or threading.active_count() != 1:
+        raise RuntimeError(f"{threads} threads in the supervisor: a fork now could deadlock the child")
+    child = _FORK.Process(target=_enter, args=(assignment, channel, log_fd), name=assignment.job)
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+    try:
+        child.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    # multiprocess would reap it at any later start(), before its group was killed
+    multiprocess.process._children.discard(child)
+    return child
+
+
+def _enter(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
+    """In the child: its side of the code is imported here, unless it was preloaded."""
+    from stellerd import child
+
+    child.main(assignment, channel, log_fd)

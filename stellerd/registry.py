@@ -1,0 +1,73 @@
+"""Plugins: known to the parent by their entry points' metadata alone, imported only where they run."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from stellerd import hookspecs
+from stellerd.errors import ConfigError, StellerdError
+from stellerd.job import Job
+
+GROUP = "stellerd"
+
+
+class BrokenPlugin(StellerdError):
+    """The plugin cannot be imported; `detail` is the traceback of its import."""
+
+    exit_code = 78
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Every installed plugin by name; nothing of it is imported."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP))}
+
+
+def find(name: str, where: str) -> EntryPoint:
+    """The entry point of a plugin.
+
+    Raises: ConfigError that names what is installed.
+    """
+    known = installed()
+    if name not in known:
+        have = ", ".join(known) or "none"
+        raise ConfigError(f'{where}: no plugin "{name}" is installed; installed are: {have}')
+    return known[name]
+
+
+class Loaded:
+    """A plugin that was imported here, with the observers that came along."""
+
+    def __init__(self, name: str, where: str) -> None:
+        point = find(name, where)
+        self.manager = pluggy.PluginManager(GROUP)
+        self.manager.add_hookspecs(hookspecs)
+        try:
+            self.manager.register(point.load(), name)
+            self.job: type[Job] | None = self.manager.hook.stellerd_job()
+        except (Exception, SystemExit) as error:  # noqa: BLE001  any plugin's import, told with its traceback
+            why = f"{type(error).__name__}: {error}"
+            raise BrokenPlugin(
+                f'plugin "{name}" ({point.value}) cannot be loaded: {why}', traceback.format_exc()
+            ) from None
+        if not (isinstance(self.job, type) and issubclass(self.job, Job)):
+            raise BrokenPlugin(f'plugin "{name}" ({point.value}): stellerd_job() returned no subclass of stellerd.Job')
+
+    def observe(self, log: Any, job: str) -> Callable[[str, Mapping[str, Any]], None]:
+        """A function that calls an observer hook and logs its failure: observers are never fatal."""
+
+        def call(hook: str, run: Mapping[str, Any]) -> None:
+            try:
+                getattr(self.manager.hook, hook)(job=job, run=run)
+            except Exception:  # noqa: BLE001  somebody else's code, whose failure must not touch the run
+                log.error("an observer raised", hook=hook, traceback=traceback.format_exc())
+
+        return call

@@ -1,0 +1,36 @@
+"""Signals as descriptors: handlers do nothing, the loop reads which ones came."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Python writes the number to the wakeup descriptor; that is all that is needed."""
+
+
+class SignalPipe:
+    """The wakeup descriptor of this process. `fd` is readable when a signal came; `read()` says which."""
+
+    def __init__(self, numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None] = _nothing):
+        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, handler) for number in numbers}
+
+    def read(self) -> list[signal.Signals]:
+        """The signals that came, each once, in order."""
+        try:
+            return [signal.Signals(number) for number in dict.fromkeys(os.read(self.fd, 4096))]
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        """Put back what was there before."""
+        signal.set_wakeup_fd(self._old_fd)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        os.close(self.fd)
+        os.close(self._write)

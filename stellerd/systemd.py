@@ -1,0 +1,21 @@
+"""sd_notify(3): one datagram to $NOTIFY_SOCKET; silently nothing when there is none."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(*lines: str) -> bool:
+    """Send lines such as "READY=1"; an abstract socket's name starts with "@". True when a manager was told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.sendto("\n".join(lines).encode(), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT, address)
+        except OSError:  # the manager went away or its queue is full: never a reason to fail
+            return False
+    return True

@@ -1,0 +1,221 @@
+"""How the commands show things: tables for people, JSON for programs (docs/reference/json.md)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stellerd.channel import Message
+from stellerd.durations import format_duration
+from stellerd.log import clean
+from stellerd.status import from_iso
+
+_COLORS = {
+    "ok": "green", "RUNNING": "green", "partial": "yellow", "deferred": "yellow", "skipped": "dim", "running": "cyan",
+    "STARTING": "cyan", "STOPPING": "cyan", "BACKOFF": "yellow", "STOPPED": "dim", "EXITED": "dim",
+}  # fmt: skip
+
+
+def print_json(value: Any) -> None:
+    """For programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print(table: Table) -> None:
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column, header_style="bold", overflow="fold", no_wrap=column not in ("NOTE", "COUNTERS", "REASON")
+        )
+    return table
+
+
+def _colored(state: str) -> str:
+    return f"[{_COLORS.get(state, 'red')}]{state}[/]"
+
+
+def short(seconds: float) -> str:
+    """A duration with its two largest units ("2h5m"), below ten seconds with a tenth."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    for unit in (86400, 3600, 60):
+        if seconds >= unit:
+            smaller = {86400: 3600, 3600: 60, 60: 1}[unit]
+            return format_duration(float(int(seconds // smaller) * smaller))
+    return f"{int(seconds)}s"
+
+
+def _moment(text: str | None) -> str:
+    if not text:
+        return "-"
+    at = from_iso(text)
+    away = (at - datetime.now(UTC)).total_seconds()
+    return f"{at:%H:%M:%S}Z ({'in ' + short(away) if away > 0 else short(-away) + ' ago'})"
+
+
+def counters(values: dict[str, int]) -> str:
+    """ "products 8,026, new 12": counters that are zero are left out."""
+    return ", ".join(f"{name} {amount:,}" for name, amount in values.items() if amount)
+
+
+def _safe(text: str) -> str:
+    return escape(str(clean(text)))
+
+
+def status(reply: dict[str, Any], as_json: bool) -> None:
+    """The daemon and its jobs."""
+    if as_json:
+        print_json(reply)
+        return
+    stopping = ", stopping" if reply["stopping"] else ""
+    click.echo(
+        f"stellerd {reply['version']}, pid {reply['pid']}, up {short(reply['uptime'])}{stopping}, {reply['config']}"
+    )
+    table = _table("JOB", "STATE", "PID", "UP", "LAST RUN", "NEXT RUN", "NOTE")
+    for job in reply["jobs"]:
+        up = "-" if job["uptime"] is None else short(job["uptime"])
+        pid = str(job["pid"] or "-")
+        table.add_row(job["job"], _colored(job["state"]), pid, up, _last(job), _next(job), _note(job))
+    _print(table)
+    for job in reply["jobs"]:
+        if job["detail"]:
+            click.echo(f"\n{job['job']}:\n{job['detail'].rstrip()}")
+
+
+def _last(job: dict[str, Any]) -> str:
+    run = job["last_run"]
+    if run is None:
+        return "-"
+    return f"{_colored(run['state'])} {_moment(run['finished_at'])}"
+
+
+def _next(job: dict[str, Any]) -> str:
+    if job["run"]:
+        progress = job["progress"]
+        if progress and progress["total"]:
+            return f"running {progress['done']:,}/{progress['total']:,}"
+        return "serving" if job["kind"] == "service" else "running"
+    return _moment(job["next_run"]["at"]) if job["next_run"] else "-"
+
+
+def _note(job: dict[str, Any]) -> str:
+    parts = ["[red]degraded[/]"] if job["degraded"] else []
+    if job["restarts"]:
+        parts.append(f"{job['restarts']} restarts")
+    run = job["last_run"]
+    if job["reason"]:
+        parts.append(_safe(job["reason"]))
+    elif run and run["reason"]:
+        parts.append(_safe(run["reason"]))
+    if run and run["counters"]:
+        parts.append(counters(run["counters"]))
+    if job["next_run"] and job["next_run"]["why"]:
+        parts.append(_safe(job["next_run"]["why"]))
+    return "; ".join(parts)
+
+
+def history(runs: list[dict[str, Any]], as_json: bool) -> None:
+    """Runs, newest first."""
+    if as_json:
+        print_json({"runs": runs})
+        return
+    table = _table("RUN", "JOB", "STATE", "TRIGGER", "STARTED", "TOOK", "COUNTERS", "REASON")
+    for run in runs:
+        took = "-" if run["seconds"] is None else short(run["seconds"])
+        started = from_iso(run["started_at"]).strftime("%Y-%m-%d %H:%M:%SZ")
+        row = [str(run["id"]), run["job"], _colored(run["state"]), run["trigger"], started, took]
+        table.add_row(*row, counters(run["counters"]), _safe(run["reason"]))
+    _print(table)
+
+
+def outcome(run: dict[str, Any]) -> None:
+    """One run's end, in a line or two."""
+    took = "" if run["seconds"] is None else f" in {short(run['seconds'])}"
+    said = f": {clean(run['reason'])}" if run["reason"] else ""
+    click.echo(f"{run['job']}: {run['state']}{took}{said}")
+    if run["counters"]:
+        click.echo(f"  {counters(run['counters'])}")
+
+
+def check(file: str, rows: list[dict[str, Any]], connect: bool, as_json: bool) -> None:
+    """What `check` found."""
+    if as_json:
+        print_json({"config": file, "connect": connect, "jobs": rows})
+        return
+    click.echo(f"{file}: configuration is valid")
+    for row in rows:
+        said = "ok" if row["ok"] else row["reason"]
+        click.echo(f"{row['job']}: {said}{'' if row['enabled'] else ' (not enabled)'}")
+        if row["detail"]:
+            click.echo(row["detail"].rstrip())
+
+
+def plugins(rows: list[dict[str, str]], as_json: bool) -> None:
+    """Installed plugins."""
+    if as_json:
+        print_json({"plugins": rows})
+        return
+    table = _table("PLUGIN", "DISTRIBUTION", "VERSION", "ENTRY POINT")
+    for row in rows:
+        table.add_row(row["plugin"], row.get("distribution", "-"), row.get("version", "-"), row["entry_point"])
+    _print(table)
+
+
+def config(file: str, tables: dict[str, Any], as_json: bool) -> None:
+    """The configuration in force."""
+    if as_json:
+        print_json(tables)
+        return
+    import tomli_w
+
+    click.echo(f"# {file}, with every default")
+    click.echo(tomli_w.dumps(tables), nl=False)
+
+
+class Progress:
+    """A bar on standard error while a run is on; nothing when nobody watches."""
+
+    def __init__(self, job: str, visible: bool) -> None:
+        self.job, self.visible = job, visible
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def show(self, message: Message) -> None:
+        """Move the bar."""
+        if not self.visible:
+            return
+        if self._bar is None:
+            from rich import progress
+
+            columns = (
+                "{task.description}",
+                progress.BarColumn(),
+                "{task.completed:,}/{task.total:,} {task.fields[unit]}",
+            )
+            self._bar = progress.Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+            self._bar.start()
+            self._task = self._bar.add_task(self.job, total=message["total"], unit=message["unit"])
+        self._bar.update(
+            self._task, completed=message["done"], total=message["total"] or message["done"], unit=message["unit"],
+            refresh=True,
+        )  # fmt: skip
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
