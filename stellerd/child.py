@@ -21,7 +21,7 @@ import setproctitle
 from stellerd import assembly, log
 from stellerd.channel import Assignment, Channel
 from stellerd.config import plugin_settings
-from stellerd.errors import Busy, ConfigError, StellerdError, Unreachable
+from stellerd.errors import Busy, ConfigError, JobFailed, StellerdError, Unreachable
 from stellerd.registry import Loaded
 from stellerd.runner import Plan, Runner, retry_at
 from stellerd.secret import redact
@@ -104,7 +104,8 @@ def _live(assignment: Assignment, channel: Channel) -> int:
         store.recover(name)
     if assignment.mode == "once":
         return run_once(assignment, runner, stop)
-    stop.tell("ready", {"job_kind": loaded.job.kind, "every": runner.every, "last_run": _last_run(store, name)})
+    every = runner.every if loaded.job.kind == "periodic" else None
+    stop.ready = {"job_kind": loaded.job.kind, "every": every, "last_run": _last_run(store, name)}
     return Schedule(runner, stop, config.state.keep).serve()
 
 
@@ -134,6 +135,8 @@ class Stop:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.asked = False
+        self.ready: dict[str, Any] | None = None
+        """What to say once it is ready: a periodic job at once, a service when it first waits."""
         self.commands: list[str] = []
         self._last_progress = 0.0
         self._signals = SignalPipe(_STOP_SIGNALS, lambda number, frame: self.now())
@@ -153,6 +156,7 @@ class Stop:
 
     def wait(self, seconds: float) -> bool:
         """`ctx.wait`: up to `seconds`, at once when asked to end."""
+        self.say_ready()
         deadline = time.monotonic() + seconds
         while not self.asked:
             left = deadline - time.monotonic()
@@ -162,6 +166,12 @@ class Stop:
             elif left <= 0:
                 break
         return self.asked
+
+    def say_ready(self) -> None:
+        """Tell the parent, the first time."""
+        if self.ready is not None:
+            self.tell("ready", self.ready)
+            self.ready = None
 
     def wait_or_command(self, seconds: float) -> str | None:
         """Between runs: the next command of the parent, or None when time is up or the process was asked to end."""
@@ -213,6 +223,7 @@ class Schedule:
         """Run until asked to end; the exit code."""
         if self.runner.job.kind == "service":
             return self._serve_service()
+        self.stop.say_ready()
         self._guarded(lambda: self.slot_job.do(self._tick))
         while not self.stop.asked:
             self._announce()
@@ -228,7 +239,9 @@ class Schedule:
             self.stop.tell("trouble", {"reason": str(record)})
             if self.stop.wait(5.0):
                 return 0
-        return 0 if isinstance(record, RunRecord) and record.state == "ok" else 1
+        if isinstance(record, RunRecord) and record.state != "ok":
+            raise JobFailed(record.reason)
+        return 0
 
     def _guarded(self, step: Any) -> None:
         """The store may be away for a while: say so, come back later, keep the process."""

@@ -130,6 +130,10 @@ class JobSettings(Settings):
     plugin: str = Field("", description="Entry point in the group `stellerd`; default: the job's name.")
     enabled: bool = Field(True, description="false: known, never started.")
     every: Duration | None = Field(None, description="Interval between slots; default: the plugin's.", gt=0)
+    after: list[str] = Field(
+        default_factory=list,
+        description="Jobs that have their first try before this one: it starts once they are ready.",
+    )
     misfire: Literal["once", "skip"] = Field(
         "once", description="A slot missed while nothing ran: one catch-up run, or wait for the next slot."
     )
@@ -304,11 +308,30 @@ def _syntax(file: Path, text: str, said: str) -> str:
 
 
 def _dangling(config: Config) -> list[str]:
-    return [
-        f"{config.where('jobs', name, 'backoff_cap')}: shorter than backoff"
-        for name, job in config.jobs.items()
-        if job.backoff_cap < job.backoff
-    ]
+    """What no key alone shows."""
+    problems = []
+    for name, job in config.jobs.items():
+        if job.backoff_cap < job.backoff:
+            problems.append(f"{config.where('jobs', name, 'backoff_cap')}: shorter than backoff")
+        for index, other in enumerate(job.after):
+            where = config.where("jobs", name, "after", index)
+            if other not in config.jobs:
+                problems.append(f'{where}: no job "{other}"; there are: {", ".join(config.jobs)}')
+            elif name in _all_before(config, other):
+                problems.append(f'{where}: "{other}" waits for "{name}" itself')
+    return problems
+
+
+def _all_before(config: Config, job: str) -> set[str]:
+    """The job and all that it waits for, however far away."""
+    found: set[str] = set()
+    todo = [job]
+    while todo:
+        name = todo.pop()
+        if name not in found and name in config.jobs:
+            found.add(name)
+            todo += config.jobs[name].after
+    return found
 
 
 S = TypeVar("S", bound=Settings)

@@ -25,7 +25,7 @@ def parse_duration(text: str) -> float:
 def format_duration(seconds: float) -> str:
     """The shortest exact text of whole seconds ("1h30m"); below a second in "ms"."""
     if 0 < seconds < 1:
-        return f"{seconds * 1000:g}ms"
+        return f"{seconds * 1000:.3f}".rstrip("0").rstrip(".") + "ms"
     text, rest = "", round(seconds, 3)
     for unit in ("d", "h", "m"):
         size = _UNITS[unit]

@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 
+import setproctitle
+
 
 class Guardian:
     """Sleeps on a pipe. When the supervisor is gone the pipe ends, and every process group it was told of dies."""
@@ -40,6 +42,7 @@ class Guardian:
 def _watch(pipe: int) -> None:
     """The guardian's whole life; never returns."""
     try:
+        setproctitle.setproctitle("stellerd: guardian")
         os.setsid()  # a terminal's Ctrl-C is for the supervisor
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)

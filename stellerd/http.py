@@ -20,7 +20,6 @@ from stellerd.limiter import Limiter
 from stellerd.secret import Secret
 
 CONNECT_TIMEOUT_S = 15.0
-READ_TIMEOUT_S = 60.0
 PATIENCE_S = 10.0
 """A slot nearer than this is waited for in place; a later one raises RateLimited."""
 _CHUNK = 256 * 1024
@@ -77,7 +76,7 @@ class Http:
                     auth=self._credentials(),
                     stream=True,
                     allow_redirects=False,
-                    timeout=(CONNECT_TIMEOUT_S, min(READ_TIMEOUT_S, self.timeout)),
+                    timeout=(CONNECT_TIMEOUT_S, self.timeout),  # the first byte may take minutes
                 )
                 with response:
                     return self._read(response, deadline, name)

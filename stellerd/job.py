@@ -41,7 +41,8 @@ Outcome = Done | Skipped | Deferred
 class Job:
     """A scheduled job. Subclass it, set the class attributes, implement `run`.
 
-    A *periodic* job's `run` is called once a slot; a *service*'s `run` goes on until `ctx.stopping`.
+    A *periodic* job's `run` is called once a slot; a *service*'s `run` goes on until `ctx.stopping`, and counts as
+    ready when it first asks for that (or calls `ctx.wait`).
     """
 
     kind: ClassVar[Literal["periodic", "service"]] = "periodic"

@@ -38,6 +38,7 @@ class Supervisor:
         self.started = datetime.now(UTC)
         self.jobs = {name: Managed(name, job) for name, job in config.jobs.items() if job.enabled}
         self.stopping = False
+        self.waiting: list[Managed] = []
         self.guardian: Guardian
         self._announced = False
 
@@ -52,8 +53,8 @@ class Supervisor:
         self.control = Control(self.loop, self.config.path(self.config.supervisor.socket), self._commands())
         try:
             self.log.info("started", pid=os.getpid(), config=str(self.config.file), jobs=list(self.jobs))
-            for job in self.jobs.values():
-                self.dispatch(job, Event.START)
+            self.waiting = list(self.jobs.values())
+            self._start_waiting()
             self._announce()
             while not (self.stopping and self._all_down()):
                 self.loop.turn()
@@ -61,6 +62,18 @@ class Supervisor:
             self._close()
         self.log.info("stopped")
         return 0
+
+    def _start_waiting(self) -> None:
+        """Start what waits for nobody any more. A job that failed holds nobody up: it had its try."""
+        for job in list(self.waiting):
+            others = [self.jobs[name] for name in job.settings.after if name in self.jobs]
+            held_by = [other.name for other in others if other in self.waiting or other.state is State.STARTING]
+            if held_by:
+                job.reason = f"waits for {', '.join(held_by)}"
+            elif job in self.waiting:
+                self.waiting.remove(job)
+                job.reason = ""
+                self.dispatch(job, Event.START)
 
     def _close(self) -> None:
         for job in self.jobs.values():
@@ -89,7 +102,7 @@ class Supervisor:
     def _announce(self) -> None:
         """READY once every job has had its first word: up, failed, or waiting to be tried again."""
         up = sum(job.state is State.RUNNING for job in self.jobs.values())
-        waiting = any(job.state is State.STARTING for job in self.jobs.values())
+        waiting = self.waiting or any(job.state is State.STARTING for job in self.jobs.values())
         status = f"STATUS={up} of {len(self.jobs)} jobs up"
         if not self._announced and not waiting and not self.stopping:
             self._announced = True
@@ -140,6 +153,7 @@ class Supervisor:
     def shut_down(self) -> None:
         """TERM to all groups at once, one deadline for all."""
         self.stopping = True
+        self.waiting.clear()
         systemd.notify("STOPPING=1")
         self.log.info("stopping")
         for job in self.jobs.values():
@@ -171,6 +185,7 @@ class Supervisor:
         elif action is Action.RETRY:
             self._retry(job)
         if job.state is not before:
+            self._start_waiting()
             self._announce()
 
     def _spawn(self, job: Managed) -> None:
@@ -315,6 +330,8 @@ class Supervisor:
         return self.jobs[name].to_json(self.loop.clock())
 
     def _start(self, job: Managed) -> None:
+        if job in self.waiting:
+            self.waiting.remove(job)
         if job.state is State.STOPPING:
             job.restart_wanted = True
         self.dispatch(job, Event.START)

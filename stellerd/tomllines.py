@@ -6,6 +6,7 @@ The text was already accepted by tomllib, so this walks over it without judging 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 
 Path = tuple[str | int, ...]
@@ -16,7 +17,6 @@ _TOKEN = re.compile(
     r"|[^\s\[\]{},=.\#\"']+",  # bare key or value
     re.DOTALL,
 )
-_SIMPLE_ESCAPES = {r"\"": '"', r"\\": "\\"}
 
 
 def key_positions(text: str) -> dict[Path, tuple[int, int]]:
@@ -123,8 +123,4 @@ class _Walker:
 
 
 def _unquote(token: str) -> str:
-    if token.startswith("'"):
-        return token[1:-1]
-    if token.startswith('"'):
-        return re.sub(r"\\[\"\\]", lambda match: _SIMPLE_ESCAPES[match[0]], token[1:-1])
-    return token
+    return next(iter(tomllib.loads(f"{token} = 0"))) if token[0] in "\"'" else token
