@@ -8,19 +8,19 @@ from stellerd import errors
 from stellerd.job import Deferred, Done, Job, Skipped
 
 if TYPE_CHECKING:
-    from stellerd.config import Duration, Settings
     from stellerd.context import Context
     from stellerd.hookspecs import hookimpl
     from stellerd.secret import Secret
+    from stellerd.settings import Duration, Settings
 
 __version__ = "0.1.0"
 __all__ = ["Context", "Deferred", "Done", "Duration", "Job", "Secret", "Settings", "Skipped", "errors", "hookimpl"]
 
 _LATE = {  # what costs an import is fetched when it is asked for: `stellerd --help` stays fast
     "Context": "stellerd.context",
-    "Duration": "stellerd.config",
+    "Duration": "stellerd.settings",
     "Secret": "stellerd.secret",
-    "Settings": "stellerd.config",
+    "Settings": "stellerd.settings",
     "hookimpl": "stellerd.hookspecs",
 }
 

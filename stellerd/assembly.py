@@ -38,6 +38,7 @@ def runner(
     wait: Callable[[float], bool] = never_stopping,
     observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
     step_down: Callable[[], None] = lambda: None,
+    alive: Callable[[], None] | None = None,
 ) -> Runner:
     """The runner of one job.
 
@@ -61,6 +62,7 @@ def runner(
     return Runner(
         name, job(), settings, store, limiter, services, emit,
         every=entry.every or parse_duration(job.every), misfire=entry.misfire, observe=observe, step_down=step_down,
+        alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stellerd.config import Config
+from stellerd.heartbeat import Heartbeat
 
 _HEADER = struct.Struct("!I")
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -88,6 +89,10 @@ class Assignment:
     job: str
     config: Config
     parent_pid: int
+    heartbeat: Heartbeat | None = None
+    """Where it stamps its signs of life."""
+    paused: bool = False
+    """An operator holds its schedule."""
     style: str = "json"
     """Form of its log lines: json or text."""
     mode: Literal["serve", "once", "check", "settings"] = "serve"

@@ -177,17 +177,66 @@ def config_show(context: click.Context, as_json: bool) -> int:
 def _job_command(name: str, help_text: str) -> None:
     @cli.command(name, help=help_text)
     @click.argument("job")
+    @JSON
     @click.pass_context
-    def command(context: click.Context, job: str) -> int:
-        reply = _ask(context, name, job=job)
-        click.echo(f"{job}: {name} accepted, now {reply['state']}")
+    def command(context: click.Context, job: str, as_json: bool) -> int:
+        from stellerd import views
+
+        views.accepted(name, _ask(context, name, job=job), as_json)
         return 0
 
 
 _job_command("trigger", "Run JOB now, in the daemon, once its current run is over.")
 _job_command("start", "Start JOB's process.")
-_job_command("stop", "Stop JOB's process; it stays down until it is started.")
+_job_command("stop", "Stop JOB's process; it stays down, also over a restart of the daemon, until it is started.")
 _job_command("restart", "Stop and start JOB's process.")
+_job_command("pause", "Hold JOB's schedule, also over a restart of the daemon; `trigger` still runs it.")
+_job_command("resume", "Go on with JOB's schedule.")
+
+
+@cli.command("next")
+@JSON
+@click.pass_context
+def next_runs(context: click.Context, as_json: bool) -> int:
+    """Show when each job really runs next, limits included."""
+    from stellerd import views
+
+    views.next_runs(_ask(context, "status")["jobs"], as_json)
+    return 0
+
+
+@cli.command()
+@click.argument("job")
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until interrupted.")
+@click.option("-n", "--lines", default=50, show_default=True, type=click.IntRange(0, 1000), help="How many at first.")
+@click.pass_context
+def logs(context: click.Context, job: str, follow: bool, lines: int) -> int:
+    """Show JOB's last log lines, as the daemon keeps them."""
+    import time
+
+    from stellerd import client
+
+    config = _load(context)
+    path, seen = config.path(config.supervisor.socket), 0
+    while True:
+        new = client.ask(path, "logs", job=job, since=seen)["lines"]
+        for _, text in new if seen else new[-lines:] if lines else []:
+            click.echo(text)
+        seen = new[-1][0] if new else seen
+        if not follow:
+            return 0
+        time.sleep(0.3)
+
+
+@cli.command()
+@JSON
+@click.pass_context
+def reload(context: click.Context, as_json: bool) -> int:
+    """Read the configuration again; what is wrong with it changes nothing."""
+    from stellerd import views
+
+    views.reloaded(_ask(context, "reload")["changes"], as_json)
+    return 0
 
 
 @cli.command()

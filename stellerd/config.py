@@ -6,147 +6,27 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PrivateAttr,
-    ValidationError,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from stellerd import tomllines
-from stellerd.durations import Rate, format_duration, parse_duration, parse_rate
 from stellerd.errors import ConfigError
 from stellerd.secret import Secret
+from stellerd.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    JobSettings,
+    LimitSettings,
+    Settings,
+    StateSettings,
+    SupervisorSettings,
+)
 
 SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 JOB_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
-CHILD_MODULES = (
-    "msgspec", "pika", "pluggy", "psycopg", "requests", "schedule", "sqlalchemy",
-    "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite",
-)  # fmt: skip
-
-
-def _texts(parse: Callable[[str], Any], example: str) -> BeforeValidator:
-    def read(raw: Any) -> Any:
-        if isinstance(raw, str):
-            return parse(raw)
-        if isinstance(raw, bool) or not isinstance(raw, float | Rate):  # a float is a default of ours, in seconds
-            raise ValueError(f"write it as text with a unit, as in {example}")
-        return raw
-
-    return BeforeValidator(read)
-
-
-Duration = Annotated[
-    float,
-    _texts(parse_duration, '"30s"'),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^(\s*\d+(\.\d+)?\s*(ms|s|m|h|d|w))+\s*$", "examples": ["30m"]}),
-]
-"""Seconds; in TOML a text with a unit."""
-
-RateText = Annotated[
-    Rate,
-    _texts(parse_rate, '"2/1h"'),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+\s*/.+$", "examples": ["2/1h"]}),
-]
-
-
-class Settings(BaseModel):
-    """Base of every table in stellerd.toml and of a plugin's own settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True,
-        arbitrary_types_allowed=True, allow_inf_nan=False,
-    )  # fmt: skip
-
-
-class SupervisorSettings(Settings):
-    """The daemon itself."""
-
-    socket: str = Field("/run/stellerd/control.sock", description="Control socket; its folder must exist or be ours.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
-    log_format: Literal["auto", "json", "text", "color"] = Field(
-        "auto", description="auto: color on a terminal, JSON lines otherwise."
-    )
-    stop_timeout: Duration = Field(30.0, description="Longest time for all jobs together to end at shutdown.")
-    preload: list[str] = Field(
-        list(CHILD_MODULES), description="Third-party modules imported once, before the jobs are forked."
-    )
-
-
-class StateSettings(Settings):
-    """Where runs, slots, limits and leases are kept."""
-
-    url: Secret = Field(
-        Secret("plain", "sqlite:////var/lib/stellerd/state.db"),
-        description="SQLAlchemy URL; PostgreSQL when several hosts share the work.",
-    )
-    keep: Duration = Field(30 * 86400.0, description="How long finished runs and their quarantine are kept.")
-
-
-class DatabaseSettings(Settings):
-    """A database that jobs use by its name."""
-
-    url: Secret = Field(description="SQLAlchemy URL (postgresql+psycopg://… or sqlite:///…).")
-
-
-class BrokerSettings(Settings):
-    """Where messages are published."""
-
-    url: Secret = Field(description="amqp://…, amqps://… or spool:///directory.")
-
-
-def _rates(raw: Any) -> Any:
-    return raw if isinstance(raw, list) else [raw]
-
-
-class LimitSettings(Settings):
-    """One rate-limit bucket, shared by every process and host on the same state store."""
-
-    rate: Annotated[
-        list[RateText],
-        BeforeValidator(_rates),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-    ] = Field(description='Requests per window, as in "2/1h"; a list when several windows hold at once.', min_length=1)
-    margin: Duration | None = Field(
-        None, description="Added to each window for clocks and networks; default 2 % of it, at most 1 s."
-    )
-    max_learned: Duration = Field(86400.0, description="Longest wait believed when the server names one.")
-
-
-class JobSettings(Settings):
-    """One job."""
-
-    plugin: str = Field("", description="Entry point in the group `stellerd`; default: the job's name.")
-    enabled: bool = Field(True, description="false: known, never started.")
-    every: Duration | None = Field(None, description="Interval between slots; default: the plugin's.", gt=0)
-    after: list[str] = Field(
-        default_factory=list,
-        description="Jobs that have their first try before this one: it starts once they are ready.",
-    )
-    misfire: Literal["once", "skip"] = Field(
-        "once", description="A slot missed while nothing ran: one catch-up run, or wait for the next slot."
-    )
-    timeout: Duration = Field(3600.0, description="Longest run; then stacks are logged and the process ends.", gt=0)
-    stop_grace: Duration = Field(10.0, description="From SIGTERM to SIGKILL.")
-    settle: Duration = Field(5.0, description="Uptime after which a crash is forgiven: restarted at once.")
-    backoff: Duration = Field(0.5, description="Wait before the second restart in a row; doubles each time.", gt=0)
-    backoff_cap: Duration = Field(60.0, description="Longest wait between restarts.", gt=0)
-    preload: bool = Field(True, description="false: this job imports its libraries for itself.")
-    log: Literal["pump", "inherit"] = Field(
-        "pump", description="pump: tagged and kept for `stellerd logs`; inherit: straight to the daemon's output."
-    )
-    settings: dict[str, Any] = Field(default_factory=dict, description="The plugin's own settings.")
 
 
 class Config(Settings):
@@ -161,11 +41,17 @@ class Config(Settings):
 
     _file: Path = PrivateAttr(Path("stellerd.toml"))
     _positions: Mapping[tuple[str | int, ...], tuple[int, int]] = PrivateAttr(default_factory=dict)
+    _text: str = PrivateAttr("")
 
     @property
     def file(self) -> Path:
         """The file it was read from."""
         return self._file
+
+    @property
+    def text(self) -> str:
+        """The text it was read from."""
+        return self._text
 
     @property
     def base(self) -> Path:
@@ -279,7 +165,9 @@ def parse(text: str, file: Path) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(file, text, str(error))) from None
-    return from_tables(raw, file, tomllines.key_positions(text))
+    config = from_tables(raw, file, tomllines.key_positions(text))
+    config._text = text
+    return config
 
 
 def from_tables(
@@ -350,15 +238,26 @@ def plugin_settings(config: Config, job: str, model: type[S] | None) -> S | None
         return None
     settings = _validated(model, raw, config.file, config._positions, path)
     problems = []
-    for name, value in settings:
-        if isinstance(value, Secret):
-            try:
-                value.reveal()
-            except ValueError as error:
-                problems.append(f"{config.where(*path, name)}: {error}")
+    for place, secret in _secrets_in(settings, path):
+        try:
+            secret.reveal()
+        except ValueError as error:
+            problems.append(f"{config.where(*place)}: {error}")
     if problems:
         raise ConfigError(problems)
     return settings
+
+
+def _secrets_in(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
+    """Every secret in a value, however deep, with its place."""
+    if isinstance(value, Secret):
+        yield path, value
+    elif isinstance(value, BaseModel | Mapping):
+        for name, item in value if isinstance(value, BaseModel) else value.items():
+            yield from _secrets_in(item, (*path, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _secrets_in(item, (*path, index))
 
 
 def _validated(
@@ -376,6 +275,7 @@ def _validated(
         raise ConfigError([line for _, line in sorted(lines)]) from None
 
 
+_NOT_A_NAME = "not a name: use small letters, digits, - and _, a letter first"
 _REASONS = {
     "missing": "missing; this key is required",
     "string_type": "must be a text in quotes",
@@ -384,7 +284,6 @@ _REASONS = {
     "list_type": "must be a list",
     "dict_type": "must be a table",
     "model_type": "must be a table",
-    "string_pattern_mismatch": "not a name: use small letters, digits, - and _, a letter first",
 }
 
 
@@ -394,12 +293,17 @@ def _reason(problem: Any, model: type[BaseModel], loc: tuple[str | int, ...]) ->
         return _unknown_key(str(loc[-1]), _keys_at(model, loc[:-1]))
     if kind == "literal_error":
         return f"must be one of {problem['ctx']['expected']}"
-    return _REASONS.get(kind) or str(problem["msg"]).removeprefix("Value error, ")
+    if kind == "string_pattern_mismatch":
+        pattern = problem["ctx"]["pattern"]
+        return _NOT_A_NAME if pattern == JOB_NAME else f"does not fit the pattern {pattern}"
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    return _REASONS.get(kind) or said.replace("Input should be", "must be")
 
 
 def _unknown_key(key: str, allowed: list[str]) -> str:
     close = difflib.get_close_matches(key, allowed, n=1)
-    return f'unknown key, did you mean "{close[0]}"?' if close else f"unknown key; known are {', '.join(allowed)}"
+    known = f"; known are {', '.join(allowed)}" if allowed else ""
+    return f'unknown key, did you mean "{close[0]}"?' if close else f"unknown key{known}"
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
@@ -408,11 +312,12 @@ def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     for part in loc:
         if isinstance(current, type) and issubclass(current, BaseModel):
             current = current.model_fields[str(part)].annotation
-        else:  # dict[str, Model]
-            current = current.__args__[-1]
+        else:  # dict[str, Model], or one of several that may stand here: then the part is its name
+            choices = getattr(current, "__args__", (None,))
+            current = next((choice for choice in choices if getattr(choice, "__name__", None) == part), choices[-1])
         while not isinstance(current, type) and type(None) in getattr(current, "__args__", ()):
             current = current.__args__[0]
-    return list(current.model_fields)
+    return list(getattr(current, "model_fields", ()))
 
 
 def without_none(value: Any) -> Any:

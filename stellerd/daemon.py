@@ -19,9 +19,10 @@ def run(config: Config) -> int:
     if not config.jobs:
         raise ConfigError(f"{config.file}: no [jobs.NAME] table: there is nothing to run")
     style = log.style_of(config.supervisor.log_format)
-    sink = Sink()
+    file = config.supervisor.log_file
+    sink = Sink(file=config.path(file) if file else None)
     log.configure(config.supervisor.log_level, style, write=sink.line)
-    if any(job.preload for job in config.jobs.values()):
+    if config.supervisor.preload:
         preload.preload(config.supervisor.preload, _warn)
     return Supervisor(config, sink, style).run()
 

@@ -18,6 +18,12 @@ from stellerd.errors import ConfigError, Unreachable
 
 BUSY_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 10
+_SERVER_SIDE = (
+    sa.exc.OperationalError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,  # read-only after a failover
+    sa.exc.DatabaseError,  # SQLite: the file is no database
+)  # of the server; the others are mistakes of the statement
 
 
 def open_engine(url: str, name: str) -> sa.Engine:
@@ -86,7 +92,7 @@ def transaction(engine: sa.Engine, name: str, *, reads_only: bool = False) -> It
         with engine.connect().execution_options(stellerd_reads_only=reads_only) as connection, connection.begin():
             yield connection
     except DBAPIError as error:
-        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated:
+        if type(error) in _SERVER_SIDE or error.connection_invalidated:
             raise Unreachable(f"{name} ({shown(engine.url)}): {first_line(error)}") from error
         raise
     except NoSuchModuleError as error:

@@ -60,6 +60,12 @@ def parse_rate(text: str) -> Rate:
     return Rate(int(limit), seconds)
 
 
+def format_size(size: int) -> str:
+    """The shortest exact text ("256MiB")."""
+    unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if size % _SIZES[unit] == 0)
+    return f"{size // _SIZES[unit]}{unit}"
+
+
 def parse_size(text: str) -> int:
     """Bytes in a text such as "256MiB", "64KiB" or "512".
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:  # the child side; a plugin never imports it by name
-    from stellerd.config import Settings
     from stellerd.context import Context
+    from stellerd.settings import Settings
 
 
 @dataclass(frozen=True)

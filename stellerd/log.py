@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, MutableMapping
@@ -34,23 +35,32 @@ def configure(
     """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD."""
     render: Any = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
     if style != "json":
-        render = structlog.dev.ConsoleRenderer(colors=style == "color", pad_event_to=24, timestamp_key="ts")
+        render = structlog.dev.ConsoleRenderer(
+            colors=style == "color", pad_event_to=24, timestamp_key="ts",
+            exception_formatter=structlog.dev.plain_traceback,  # the default one shows local variables: secrets
+        )  # fmt: skip
     prefix = RECORD if marked else ""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            _with_traceback,
             _in_order,
-            _keep if style == "json" else _one_line,
+            _redacted if style == "json" else _one_line,
             render,
-            lambda logger, name, line: prefix + redact(str(line)).replace("\n", f"\n{prefix}"),
+            lambda logger, name, line: prefix + _tame(redact(str(line)), style).replace("\n", f"\n{prefix}"),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *args: _Writer(write),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Bridge()], level=max(_LEVELS[level], logging.WARNING), force=True)
+
+
+def set_level(level: str) -> None:
+    """Change the least severe level of this process from now on."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
 
 
 def get(**fields: Any) -> Any:
@@ -70,7 +80,11 @@ class _Bridge(logging.Handler):
         level = (
             "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
         )
-        getattr(get(logger=record.name), level)(record.getMessage())
+        try:
+            exc_info = {"exc_info": record.exc_info} if record.exc_info else {}
+            getattr(get(logger=record.name), level)(record.getMessage(), **exc_info)
+        except Exception as error:  # noqa: BLE001  a wrong format in somebody's library is not the caller's failure
+            get(logger=record.name).warning("unreadable log line", format=str(record.msg), reason=str(error))
 
 
 def _in_order(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -79,13 +93,36 @@ def _in_order(logger: Any, name: str, event: MutableMapping[str, Any]) -> Mutabl
     return first | dict(event)
 
 
-def _keep(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _with_traceback(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """`log.exception` and `exc_info`: the stack without local variables, which may hold secrets."""
+    event = structlog.processors.format_exc_info(logger, name, event)
+    if "exception" in event:
+        event["traceback"] = event.pop("exception")
     return event
 
 
+def _redacted(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Before a renderer quotes them, since a quoted secret looks different."""
+    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _tame(line: str, style: str) -> str:
+    """JSON escapes control characters below a blank only; terminals obey some above it too."""
+    if style != "json" or line.isprintable():
+        return line
+    return "".join(char if char.isprintable() or ord(char) < 32 else _json_escape(char) for char in line)
+
+
+def _json_escape(char: str) -> str:
+    return json.dumps(char)[1:-1] if ord(char) != 127 else "\\u007f"
+
+
 def _one_line(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Text from outside must not forge lines or drive the terminal; only our own tracebacks have line ends."""
-    return {key: clean(value) if key != "traceback" else value for key, value in event.items()}
+    """Text from outside must not forge lines or drive the terminal; only tracebacks have line ends."""
+    texts = _redacted(logger, name, event)
+    stack = texts.pop("traceback", None)
+    lines = {} if stack is None else {"exception": "\n".join(f"  {clean(line)}" for line in str(stack).split("\n"))}
+    return {clean(key): clean(value) for key, value in texts.items()} | lines
 
 
 def clean(value: Any) -> Any:

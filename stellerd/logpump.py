@@ -8,7 +8,9 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
+from stellerd.errors import Unreachable
 from stellerd.log import RECORD, clean
 from stellerd.status import iso
 
@@ -19,12 +21,33 @@ _MARK = RECORD.encode()
 
 
 class Sink:
-    """The daemon's standard error. What it does not take at once is dropped and counted, never waited for."""
+    """The daemon's standard error, or a file. What it does not take at once is dropped and counted."""
 
-    def __init__(self, fd: int = 2) -> None:
+    def __init__(self, fd: int = 2, file: Path | None = None) -> None:
         self.dropped = 0
+        self.file = file
+        self._fd = fd
         self._rest = b""
         self._write = _nonblocking_writer(fd)
+        if file:
+            self.reopen()
+
+    def reopen(self) -> None:
+        """Open the log file anew, after somebody moved the old one away.
+
+        Raises: Unreachable when it cannot be opened; the old one stays in use.
+        """
+        if self.file is None:
+            return
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            new = os.open(self.file, flags, 0o640)
+        except OSError as error:
+            raise Unreachable(f"log file {self.file}: {os.strerror(error.errno or 0)}") from None
+        if self._fd != 2:
+            os.close(self._fd)
+        self._fd = new
+        self._write = lambda data: os.write(new, data)
 
     def line(self, text: str) -> None:
         """One line of the daemon's own."""
@@ -70,9 +93,11 @@ def _nonblocking_writer(fd: int) -> Callable[[bytes], int]:
 class LogPump:
     """One job's pipe. Lines that the job logged itself pass as they are; printed text gets a frame of ours."""
 
-    def __init__(self, job: str, fd: int, sink: Sink, style: str) -> None:
+    def __init__(self, job: str, fd: int, sink: Sink, style: str, lines_before: int = 0) -> None:
         self.job, self.fd, self.sink, self.style = job, fd, sink, style
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.count = lines_before
+        """Lines so far, those of earlier processes included; the newest has this number."""
         os.set_blocking(fd, False)
         self._partial = b""
 
@@ -96,12 +121,17 @@ class LogPump:
     def drain(self) -> None:
         """Take the last words of a process that is dead; a grandchild may hold the pipe open, so no waiting."""
         for _ in range(64):
-            before = len(self.tail), self._partial
-            if not self.pump() or (len(self.tail), self._partial) == before:
+            before = self.count, self._partial
+            if not self.pump() or (self.count, self._partial) == before:
                 break
         if self._partial:
             self._emit([self._partial])
             self._partial = b""
+
+    def since(self, number: int) -> list[tuple[int, str]]:
+        """(number, text) of the kept lines after `number`."""
+        first = self.count - len(self.tail) + 1
+        return [(first + n, line) for n, line in enumerate(self.tail) if first + n > number]
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -113,6 +143,7 @@ class LogPump:
         out = [line[1:] if line.startswith(_MARK) else self._framed(line) for line in lines]
         for line in out[-TAIL_LINES:]:
             self.tail.append(line.decode("utf-8", "replace"))
+        self.count += len(out)
         self.sink.lines(out)
 
     def _framed(self, line: bytes) -> bytes:

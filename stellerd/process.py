@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import multiprocess
@@ -17,6 +18,7 @@ from stellerd.logpump import LogPump, Sink
 from stellerd.loop import Loop
 
 _FORK = multiprocess.get_context("fork")
+SIGTERM = int(signal.SIGTERM)
 ALL_SIGNALS = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
 
 
@@ -47,11 +49,14 @@ class Process:
         on_death: Callable[[Death], None],
         *,
         pump: bool = True,
+        lines_before: int = 0,
     ) -> None:
         self.loop, self.on_message, self.on_death = loop, on_message, on_death
         self.channel, theirs = Channel.pair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC) if pump else (None, None)
-        self.log = LogPump(assignment.job, log_read, sink, assignment.style) if log_read is not None else None
+        self.log = (
+            LogPump(assignment.job, log_read, sink, assignment.style, lines_before) if log_read is not None else None
+        )
         try:
             self._child = _spawn(assignment, theirs, log_write)
         except BaseException:
@@ -91,9 +96,10 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
-    def terminate(self) -> None:
-        """SIGTERM to the whole group."""
-        self._signal_group(signal.SIGTERM)
+    def terminate(self, number: int = SIGTERM) -> None:
+        """Ask the whole group to end; a stopped one is woken, or it would never hear of it."""
+        self._signal_group(number)
+        self._signal_group(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL to the whole group."""
@@ -102,6 +108,14 @@ class Process:
     def _signal_group(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
+
+    def is_stopped(self) -> bool:
+        """Whether a signal stopped it (state T of proc(5))."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat[stat.rindex(b")") + 2 :][:1] in (b"T", b"t")
 
     def bury(self) -> None:
         """Last words, then the group, then the zombie: while it is unreaped its group id cannot be another's."""

@@ -52,14 +52,15 @@ class Loaded:
         self.manager.add_hookspecs(hookspecs)
         try:
             self.manager.register(point.load(), name)
-            self.job: type[Job] | None = self.manager.hook.stellerd_job()
+            job = self.manager.hook.stellerd_job()
         except (Exception, SystemExit) as error:  # noqa: BLE001  any plugin's import, told with its traceback
             why = f"{type(error).__name__}: {error}"
             raise BrokenPlugin(
                 f'plugin "{name}" ({point.value}) cannot be loaded: {why}', traceback.format_exc()
             ) from None
-        if not (isinstance(self.job, type) and issubclass(self.job, Job)):
+        if not (isinstance(job, type) and issubclass(job, Job)):
             raise BrokenPlugin(f'plugin "{name}" ({point.value}): stellerd_job() returned no subclass of stellerd.Job')
+        self.job: type[Job] = job
 
     def observe(self, log: Any, job: str) -> Callable[[str, Mapping[str, Any]], None]:
         """A function that calls an observer hook and logs its failure: observers are never fatal."""

@@ -65,11 +65,14 @@ class Runner:
         misfire: str = "once",
         observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
         step_down: Callable[[], None] = lambda: None,
+        alive: Callable[[], None] | None = None,
+        alive_every: float = 0.0,
     ) -> None:
         self.name, self.job, self.settings = name, job, settings
         self.store, self.limiter, self.services = store, limiter, services
         self.emit, self.observe, self.step_down = emit, observe, step_down
         self.every, self.misfire = every, misfire
+        self.alive, self.alive_every = alive, alive_every
 
     # --- when
 
@@ -134,9 +137,11 @@ class Runner:
         )  # fmt: skip
         at = iso(slot) if slot else None
         started = {"id": claim.run_id, "trigger": trigger, "slot": at, "kind_of_job": self.job.kind}
+        if self.alive:
+            self.alive()
         self.emit("run_started", started)
         self.observe("stellerd_run_started", started)
-        with Keeper(self.store, claim, self._lost):
+        with Keeper(self.store, claim, self._lost, alive=self.alive, alive_every=self.alive_every):
             ending = self._call(context)
             record = self._record(claim, ending, context)
         self._tell(context, record)

@@ -46,6 +46,18 @@ class UtcTime(TypeDecorator[datetime]):
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
+class AnyText(TypeDecorator[str]):
+    """Text from anywhere: what a database cannot hold (NUL, half a surrogate pair) is kept as its escape."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself for INTEGER only
 
 meta = Table("stellerd_meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
@@ -59,7 +71,7 @@ runs = Table(
     Column("attempt", Integer, nullable=False),
     Column("trigger", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", AnyText, nullable=False),
     Column("counters", JSON, nullable=False),
     Column("code", Integer),
     Column("host", Text, nullable=False),
@@ -120,9 +132,9 @@ quarantine = Table(
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=True),
     Column("run", _Id, nullable=False),
-    Column("entity", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("entity", AnyText, nullable=False),
+    Column("key", AnyText, nullable=False),
+    Column("reason", AnyText, nullable=False),
     Column("payload", JSON),
     Column("at", UtcTime, nullable=False),
     Index("quarantine_by_run", "run"),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-_revealed: set[str] = set()
+_revealed: list[str] = []  # longest first: a secret may be the beginning of another
 _SOURCES = ("env", "file", "credential")
 _LEAST_CHARS = 4  # shorter ones would blank out innocent words
+_SECRET_KEY = re.compile("pass|pwd|secret|token|key|auth|sig", re.IGNORECASE)  # of a URL's query
 _HOW = 'write { env = "NAME" }, { file = "path" } or { credential = "name" }'
 
 
@@ -39,13 +43,22 @@ class Secret:
     def __hash__(self) -> int:
         return hash((self.source, self._value))
 
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
+        return self
+
+    def __reduce__(self) -> Any:
+        if self.source == "plain":
+            raise TypeError("a Secret with a plain value cannot be pickled: it would take the value along")
+        return Secret, (self.source, self._value, self.base)
+
     def shown(self) -> str | dict[str, str]:
         """What a person may see: the source, or the plain value when it is a URL without a password."""
         if self.source != "plain":
             return {self.source: self._value}
-        scheme, _, rest = self._value.partition(":")
-        has_password = "@" in rest or "password" in rest or "secret" in rest
-        return self._value if rest and scheme.replace("+", "").isalnum() and not has_password else "***"
+        return self._value if re.fullmatch(r"[a-z][a-z0-9+.-]*://[^@?#]*", self._value) else "***"
 
     def reveal(self) -> str:
         """The value itself. Hold it for as short as possible, put it nowhere.
@@ -53,7 +66,8 @@ class Secret:
         Raises: ValueError saying what is missing, without the value.
         """
         value = self._read_source()
-        _remember(value)
+        if self.shown() != value:
+            _remember(value)
         return value
 
     def _read_source(self) -> str:
@@ -79,13 +93,21 @@ class Secret:
     @staticmethod
     def _read(path: Path, check_mode: bool) -> str:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang
         except OSError as error:
             raise ValueError(f"secret file {path}: {os.strerror(error.errno or 0)}") from None
-        with os.fdopen(fd, encoding="utf-8") as stream:
-            if check_mode and stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+        try:
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                raise ValueError(f"secret file {path}: not a regular file")
+            if check_mode and stat.S_IMODE(mode) & 0o077:
                 raise ValueError(f"secret file {path} is readable by others: chmod 600 {path}")
-            return stream.read().rstrip("\r\n")
+            with open(fd, "rb", closefd=False) as stream:
+                return stream.read().decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise ValueError(f"secret file {path}: not UTF-8") from None
+        finally:
+            os.close(fd)
 
     @classmethod
     def parse(cls, raw: Any, info: ValidationInfo) -> Secret:
@@ -120,13 +142,31 @@ class Secret:
 
 
 def _remember(value: str) -> None:
-    """So that `redact` finds it; of a URL the password is the secret, not the host."""
-    if "://" in value:
-        with contextlib.suppress(ValueError):  # not a URL after all: all of it is secret
-            value = urlsplit(value).password or ""
-    for form in (value, unquote(value)):
-        if len(form) >= _LEAST_CHARS:
-            _revealed.add(form)
+    """So that `redact` finds it, in every form in which messages, logs and URLs quote a text."""
+    forms = {form for part in _parts(value) for plain in (part, unquote(part)) for form in _forms(plain)}
+    new = {form for form in forms if len(form) >= _LEAST_CHARS}.difference(_revealed)
+    if new:
+        _revealed.extend(new)
+        _revealed.sort(key=len, reverse=True)
+
+
+def _parts(value: str) -> Iterator[str]:
+    """The value, and of a URL its password and secret parameters, wherever a parser may see them end."""
+    yield value
+    if "://" not in value:
+        return
+    with contextlib.suppress(ValueError):  # not a URL after all
+        yield urlsplit(value).password or ""
+    for pattern in (r"://[^:/@]*:([^@]*)@", r"://[^:/@]*:(.*)@"):  # SQLAlchemy's way, and the widest one
+        yield from re.findall(pattern, value, re.DOTALL)
+    for key, text in parse_qsl(value.partition("?")[2]):
+        if _SECRET_KEY.search(key):
+            yield text
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    inner = (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1])
+    return (text, *inner, quote(text, safe="", errors="replace"))
 
 
 def redact(text: str) -> str:

@@ -26,6 +26,8 @@ class Event(StrEnum):
     DIED = "died"  # it ended, and should not have
     ENDED = "ended"  # it ended, and need not come back
     UNUSABLE = "unusable"  # it said that its configuration or plugin cannot work (exit 78)
+    RECYCLED = "recycled"  # it ended to be replaced by a fresh one (max_rss, max_runs)
+    GIVE_UP = "give up"  # it ended once more than max_restarts allows
     TIMER = "timer"  # the wait before the next try is over
 
 
@@ -53,6 +55,10 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     (_S.STARTING, _E.DIED): (_S.BACKOFF, _A.RETRY),
     (_S.STARTING, _E.ENDED): (_S.EXITED, _A.NONE),
     (_S.STARTING, _E.UNUSABLE): (_S.FATAL, _A.NONE),
+    (_S.STARTING, _E.GIVE_UP): (_S.FATAL, _A.NONE),
+    (_S.STARTING, _E.RECYCLED): (_S.BACKOFF, _A.RETRY),  # before it was ready: as good as a crash
+    (_S.RUNNING, _E.GIVE_UP): (_S.FATAL, _A.NONE),
+    (_S.RUNNING, _E.RECYCLED): (_S.STARTING, _A.SPAWN),
     (_S.RUNNING, _E.STOP): (_S.STOPPING, _A.TERMINATE),
     (_S.RUNNING, _E.DIED): (_S.BACKOFF, _A.RETRY),
     (_S.RUNNING, _E.ENDED): (_S.EXITED, _A.NONE),
@@ -60,6 +66,8 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     (_S.STOPPING, _E.DIED): (_S.STOPPED, _A.NONE),
     (_S.STOPPING, _E.ENDED): (_S.STOPPED, _A.NONE),
     (_S.STOPPING, _E.UNUSABLE): (_S.STOPPED, _A.NONE),
+    (_S.STOPPING, _E.GIVE_UP): (_S.STOPPED, _A.NONE),
+    (_S.STOPPING, _E.RECYCLED): (_S.STOPPED, _A.NONE),
 }
 
 

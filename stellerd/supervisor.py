@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import faulthandler
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
-import stellerd
-from stellerd import backoff, log, states, systemd
+from stellerd import backoff, config, log, states, systemd
 from stellerd.channel import Assignment, Message
 from stellerd.config import Config
 from stellerd.control import Control
-from stellerd.durations import format_duration
-from stellerd.errors import UsageError
+from stellerd.errors import ConfigError, StellerdError
 from stellerd.guardian import Guardian
+from stellerd.heartbeat import Heartbeats
+from stellerd.holds import Holds
 from stellerd.logpump import Sink
 from stellerd.loop import Loop
-from stellerd.managed import EXIT_CONFIG, Managed
+from stellerd.managed import Managed
+from stellerd.memory import OomWitness
+from stellerd.operator import Operator
 from stellerd.process import Death, Process
+from stellerd.reload import Change, Effect, changes
 from stellerd.signals import SignalPipe
 from stellerd.states import Action, Event, State
 from stellerd.status import iso
+from stellerd.watch import Watch
 
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-_ABORT_GRACE_S = 5.0
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+DUMP_SIGNAL = signal.SIGUSR2
+"""Makes a job's process write its stacks to its log."""
 
 
 class Supervisor:
@@ -36,9 +43,14 @@ class Supervisor:
         self.loop = Loop()
         self.log = log.get()
         self.started = datetime.now(UTC)
+        self.holds = Holds(config.path(config.supervisor.holds))
+        self.heartbeats = Heartbeats()
+        self.watch = Watch(self.loop, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
+        self.oom = OomWitness()
         self.jobs = {name: Managed(name, job) for name, job in config.jobs.items() if job.enabled}
-        self.stopping = False
         self.waiting: list[Managed] = []
+        """Jobs that start once those they come `after` had their first try."""
+        self.stopping = False
         self.guardian: Guardian
         self._announced = False
 
@@ -46,22 +58,43 @@ class Supervisor:
 
     def run(self) -> int:
         """Start everything, turn the loop until all is over."""
-        self.guardian = Guardian()
-        self.loop.add(self.guardian.pidfd, lambda events: self._guardian_died())
-        self.signals = SignalPipe(_HANDLED)
-        self.loop.add(self.signals.fd, lambda events: self._on_signals())
-        self.control = Control(self.loop, self.config.path(self.config.supervisor.socket), self._commands())
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # grandchildren that are left over come to us
+        self._new_guardian()
+        handlers = {
+            signal.SIGTERM: self.handle_term, signal.SIGINT: self.handle_term, signal.SIGCHLD: self.handle_chld,
+            signal.SIGHUP: self.handle_hup, signal.SIGUSR1: self.handle_usr1, signal.SIGQUIT: self.handle_quit,
+        }  # fmt: skip
+        self.signals = SignalPipe(handlers)
+        self.loop.add(self.signals.fd, lambda events: self._on_signals(handlers))
         try:
-            self.log.info("started", pid=os.getpid(), config=str(self.config.file), jobs=list(self.jobs))
-            self.waiting = list(self.jobs.values())
-            self._start_waiting()
-            self._announce()
+            self.control = Control(
+                self.loop, self.config.path(self.config.supervisor.socket), Operator(self).commands()
+            )
+            self._start_all()
             while not (self.stopping and self._all_down()):
                 self.loop.turn()
         finally:
             self._close()
         self.log.info("stopped")
         return 0
+
+    def _start_all(self) -> None:
+        self.log.info("started", pid=os.getpid(), config=str(self.config.file), jobs=list(self.jobs))
+        for job in self.jobs.values():
+            job.paused = job.name in self.holds.paused
+            if job.name in self.holds.stopped:
+                job.reason = "stopped by an operator; start it with: stellerd start"
+            else:
+                self.waiting.append(job)
+        self._start_waiting()
+        self.announce()
+        if interval := systemd.watchdog_interval():
+            self._feed_watchdog(interval)
+
+    def _feed_watchdog(self, interval: float) -> None:
+        """A timer of this very loop: when the loop hangs, the watchdog starves."""
+        systemd.notify("WATCHDOG=1")
+        self.loop.after(interval, lambda: self._feed_watchdog(interval))
 
     def _start_waiting(self) -> None:
         """Start what waits for nobody any more. A job that failed holds nobody up: it had its try."""
@@ -79,7 +112,8 @@ class Supervisor:
         for job in self.jobs.values():
             if job.process:
                 job.process.kill()
-        self.control.close()
+        if hasattr(self, "control"):
+            self.control.close()
         self.loop.remove(self.guardian.pidfd)
         self.guardian.close()
         self.loop.remove(self.signals.fd)
@@ -89,17 +123,20 @@ class Supervisor:
     def _all_down(self) -> bool:
         return all(job.process is None for job in self.jobs.values())
 
-    def _guardian_died(self) -> None:
-        self.loop.remove(self.guardian.pidfd)
-        self.guardian.close()
-        self.log.warning("the guardian was killed; a new one is started")
+    def _new_guardian(self) -> None:
         self.guardian = Guardian()
         self.loop.add(self.guardian.pidfd, lambda events: self._guardian_died())
         for job in self.jobs.values():
             if job.pid:
                 self.guardian.watch(job.pid)
 
-    def _announce(self) -> None:
+    def _guardian_died(self) -> None:
+        self.loop.remove(self.guardian.pidfd)
+        self.guardian.close()
+        self.log.warning("the guardian was killed; a new one is started")
+        self._new_guardian()
+
+    def announce(self) -> None:
         """READY once every job has had its first word: up, failed, or waiting to be tried again."""
         up = sum(job.state is State.RUNNING for job in self.jobs.values())
         waiting = self.waiting or any(job.state is State.STARTING for job in self.jobs.values())
@@ -113,59 +150,128 @@ class Supervisor:
 
     # --- signals
 
-    def _on_signals(self) -> None:
+    def _on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         for number in self.signals.read():
-            getattr(self, f"handle_{number.name.removeprefix('SIG').lower()}")()
+            handlers[number]()
 
     def handle_term(self) -> None:
         """Stop gracefully; the second time at once."""
         if self.stopping:
             self.log.warning("asked again: killing what is left")
-            for job in self.jobs.values():
-                if job.process:
-                    job.process.kill()
-            return
-        self.shut_down()
-
-    handle_int = handle_term
+            self._kill_all()
+        else:
+            self.shut_down()
 
     def handle_chld(self) -> None:
-        """Bury our own dead and reap what they left to us."""
-        while True:
-            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) if self._has_children() else None
-            if info is None:
-                return
-            ours = next((job.process for job in self.jobs.values() if job.pid == info.si_pid), None)
-            if ours:
-                ours.bury()
-            elif info.si_pid == self.guardian.pid:
-                return  # its own descriptor tells
-            else:
-                os.waitpid(info.si_pid, 0)
+        """Bury our own dead, reap what they left to us, notice who was stopped."""
+        with contextlib.suppress(ChildProcessError):
+            while info := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                ours = self._job_of(info.si_pid)
+                if ours and ours.process:
+                    ours.process.bury()
+                elif info.si_pid == self.guardian.pid:
+                    self._guardian_died()
+                else:
+                    os.waitpid(info.si_pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            while info := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG):
+                if job := self._job_of(info.si_pid):
+                    self.watch.was_stopped(job)
 
-    def _has_children(self) -> bool:
+    def _job_of(self, pid: int) -> Managed | None:
+        return next((job for job in self.jobs.values() if job.pid == pid), None)
+
+    def handle_hup(self) -> None:
+        """Reload; what is wrong with the new file is in the log, the old one stays in force."""
+        with contextlib.suppress(StellerdError):
+            self.reload()
+
+    def handle_usr1(self) -> None:
+        """Open the log file anew."""
         try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return False
-        return True
+            self.sink.reopen()
+        except StellerdError as error:
+            self.log.error("log file not reopened", reason=str(error))
+
+    def handle_quit(self) -> None:
+        """Every process's Python stacks into the log."""
+        self.log.warning("stacks asked for")
+        faulthandler.dump_traceback(all_threads=True)
+        for job in self.jobs.values():
+            if job.process and job.ready_at is not None:  # before that its handler may not be in place
+                job.process.signal(DUMP_SIGNAL)
 
     def shut_down(self) -> None:
         """TERM to all groups at once, one deadline for all."""
         self.stopping = True
         self.waiting.clear()
-        systemd.notify("STOPPING=1")
+        timeout = self.config.supervisor.stop_timeout
+        systemd.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}")
         self.log.info("stopping")
         for job in self.jobs.values():
             job.restart_wanted = False
             self.dispatch(job, Event.STOP)
-        self.loop.after(self.config.supervisor.stop_timeout, self._kill_all)
+        self.loop.after(timeout, self._kill_all)
 
     def _kill_all(self) -> None:
         for job in self.jobs.values():
             if job.process:
                 self.log.warning("killed: did not end in time", job=job.name)
                 job.process.kill()
+
+    # --- reload
+
+    def reload(self) -> list[Change]:
+        """Read the file again; only when all of it is valid does anything change.
+
+        Raises: ConfigError; nothing was changed.
+        """
+        systemd.notify("RELOADING=1", systemd.monotonic_usec())
+        try:
+            new = config.load(str(self.config.file))
+            if problems := new.problems_of_secrets():
+                raise ConfigError(problems)
+        except ConfigError as error:
+            self.log.error("reload refused; the old configuration stays in force", reason=str(error))
+            raise
+        finally:
+            systemd.notify("READY=1")
+        found = changes(self.config, new)
+        self.config = new
+        log.set_level(new.supervisor.log_level)
+        self.log.info("reloaded", changes=[change.to_json() for change in found])
+        self._apply(found)
+        return found
+
+    def _apply(self, found: list[Change]) -> None:
+        everybody = any(not change.job for change in found)
+        for name in list(self.jobs):
+            mine = {change.effect for change in found if change.job == name}
+            job = self.jobs[name]
+            if "stop" in mine:
+                job.leaving = True
+                self.dispatch(job, Event.STOP)
+                self._forget_if_gone(job)
+            else:
+                job.settings = self.config.jobs[name]
+                self._apply_to(job, mine, everybody)
+        for change in found:
+            if change.effect == "start":
+                job = self.jobs.setdefault(change.job, Managed(change.job, self.config.jobs[change.job]))
+                job.leaving, job.settings = False, self.config.jobs[change.job]
+                self.restart(job)
+
+    def _apply_to(self, job: Managed, mine: set[Effect], everybody: bool) -> None:
+        if "restart" in mine or (job.state is State.FATAL and (mine or everybody)):
+            self.restart(job)
+        elif job.process and (mine or everybody):
+            job.process.channel.send("configure", text=self.config.text)
+        elif job.state is State.FATAL:
+            self.dispatch(job, Event.START)
+
+    def _forget_if_gone(self, job: Managed) -> None:
+        if job.leaving and job.process is None:
+            self.jobs.pop(job.name, None)
 
     # --- one job
 
@@ -186,20 +292,30 @@ class Supervisor:
             self._retry(job)
         if job.state is not before:
             self._start_waiting()
-            self._announce()
+            self.announce()
+
+    def restart(self, job: Managed) -> None:
+        """Stop and start it, whatever it is doing."""
+        if job.process:
+            job.restart_wanted = True
+            self.dispatch(job, Event.STOP)
+        else:
+            self.dispatch(job, Event.START)
 
     def _spawn(self, job: Managed) -> None:
+        job.heartbeat = self.heartbeats.slot()
         assignment = Assignment(
-            job=job.name, config=self.config, parent_pid=os.getpid(),
+            job=job.name, config=self.config, parent_pid=os.getpid(), heartbeat=job.heartbeat, paused=job.paused,
             style=self.style, last_death=job.last_death,
         )  # fmt: skip
         try:
             job.process = Process(
                 self.loop, assignment, self.sink,
                 lambda message: self._on_message(job, message), lambda death: self._on_death(job, death),
-                pump=job.settings.log == "pump",
+                pump=job.settings.log == "pump", lines_before=job.lines_before,
             )  # fmt: skip
         except OSError as error:  # no process or descriptor to be had now: try again later, as after a crash
+            job.forget_process()
             job.reason = f"cannot fork: {os.strerror(error.errno or 0)}"
             self.log.error("cannot fork", job=job.name, reason=job.reason)
             job.crashes += 1
@@ -211,20 +327,20 @@ class Supervisor:
     def _terminate(self, job: Managed) -> None:
         if job.process:
             process = job.process
-            process.terminate()
+            process.terminate(signal.Signals[f"SIG{job.settings.stop_signal}"])
             job.timers.append(self.loop.after(job.settings.stop_grace, lambda: self._grace_is_over(job, process)))
 
     def _grace_is_over(self, job: Managed, process: Process) -> None:
         if job.process is process:
             self.log.warning("killed: did not end within its grace", job=job.name, pid=process.pid)
+            job.killed = True
             process.kill()
 
     def _retry(self, job: Managed) -> None:
-        now = self.loop.clock()
-        settled = job.settled(now)
         wait = backoff.delay(
-            job.crashes, settled, base=job.settings.backoff, cap=job.settings.backoff_cap, chance=job.chance()
-        )
+            job.crashes, job.crashes == 1 and job.was_settled, base=job.settings.backoff,
+            cap=job.settings.backoff_cap, chance=job.chance(),
+        )  # fmt: skip
         job.restarts += 1
         if wait:
             self.log.info("restarts later", job=job.name, wait_s=round(wait, 2), crashes=job.crashes)
@@ -232,140 +348,39 @@ class Supervisor:
 
     def _on_death(self, job: Managed, death: Death) -> None:
         assert job.process is not None
-        self.guardian.forget(job.process.pid)
-        cause, code = job.cause_of(death), death.code
-        stopped = job.state is State.STOPPING
-        asked = stopped and not job.overdue
-        now = self.loop.clock()
-        settled = job.settled(now)
-        run = job.run["id"] if job.run else None
+        pid, now = job.process.pid, self.loop.clock()
+        self.guardian.forget(pid)
+        asked = job.state is State.STOPPING and not job.overdue
+        cause, event = job.cause_of(death, self.oom.saw_a_kill), job.event_of(death, now)
+        job.was_settled = job.settled(now)
         job.last_death = {
-            "run": run,
-            "state": "timeout" if job.overdue else "crashed",
-            "cause": cause,
-            "at": iso(datetime.now(UTC)),
-        }
+            "run": job.run["id"] if job.run else None, "state": "timeout" if job.overdue else "crashed",
+            "cause": cause, "at": iso(datetime.now(UTC)),
+        }  # fmt: skip
         job.detail = str(job.failure.get("detail", "")) if job.failure else ""
-        job.reason = "" if asked else cause
-        if not asked:
-            job.crashes = 1 if settled else job.crashes + 1
-            self.log.error("died", job=job.name, pid=job.process.pid, cause=cause, up=settled)
-        job.next_run = None
-        ready_at = job.ready_at
+        job.reason = "" if asked else job.recycling or cause
+        if event is Event.RECYCLED:
+            job.restarts += 1
+            self.log.info("replaced", job=job.name, pid=pid, reason=job.recycling)
+        elif not asked:
+            job.crashes = 1 if job.was_settled else job.crashes + 1
+            self.log.error("died", job=job.name, pid=pid, cause=cause, settled=job.was_settled)
         job.forget_process()
-        job.ready_at = ready_at  # the backoff asks how long it was up
-        self.dispatch(job, Event.UNUSABLE if code == EXIT_CONFIG else Event.DIED)
-        job.ready_at = None
+        self.dispatch(job, event)
         if job.restart_wanted and job.state is State.STOPPED:
             job.restart_wanted = False
             self.dispatch(job, Event.START)
+        self._forget_if_gone(job)
 
     def _on_message(self, job: Managed, message: Message) -> None:
-        handler = getattr(self, f"_said_{message.get('kind')}", None) if message.get("kind") in _EVENTS else None
-        if handler:
-            handler(job, {key: value for key, value in message.items() if key != "kind"})
-
-    def _said_ready(self, job: Managed, message: Message) -> None:
-        job.ready_at = self.loop.clock()
-        job.kind, job.every = message["job_kind"], message["every"]
-        job.last_run = message["last_run"] or job.last_run
-        job.last_death, job.reason, job.detail = {}, "", ""
-        job.timers.append(self.loop.after(job.settings.settle, lambda: self._is_settled(job)))
-        self.log.info("ready", job=job.name, pid=job.pid)
-        self.dispatch(job, Event.READY)
-
-    def _is_settled(self, job: Managed) -> None:
-        job.crashes = 0
-
-    def _said_failed(self, job: Managed, message: Message) -> None:
-        job.failure = message
-
-    def _said_run_started(self, job: Managed, message: Message) -> None:
-        job.run, job.progress, job.next_run = message | {"started_at": iso(datetime.now(UTC))}, None, None
-        if message["kind_of_job"] != "service":
-            process = job.process
-            job.timers.append(self.loop.after(job.settings.timeout, lambda: self._timeout(job, process, message["id"])))
-
-    def _timeout(self, job: Managed, process: Process | None, run: int) -> None:
-        if process is None or job.process is not process or not job.run or job.run["id"] != run:
-            return
-        job.overdue = f"timeout: the run took longer than {format_duration(job.settings.timeout)}"
-        self.log.error("run timed out; its stacks follow", job=job.name, run=run)
-        process.signal(signal.SIGABRT)
-        process.signal(signal.SIGCONT)
-        grace = min(_ABORT_GRACE_S, job.settings.stop_grace)
-        job.timers.append(self.loop.after(grace, lambda: self._grace_is_over(job, process)))
-
-    def _said_run_finished(self, job: Managed, message: Message) -> None:
-        job.run = job.progress = None
-        job.last_run, job.reason = message, ""
-
-    def _said_progress(self, job: Managed, message: Message) -> None:
-        job.progress = message
-
-    def _said_next_run(self, job: Managed, message: Message) -> None:
-        job.next_run, job.reason = message, ""
-
-    def _said_trouble(self, job: Managed, message: Message) -> None:
-        job.reason = message["reason"]
-
-    # --- commands of the operator
-
-    def _commands(self) -> dict[str, tuple[bool, Callable[[Message], dict[str, Any]]]]:
-        """name → (changes something, what to call); the whole list, nothing is looked up by name elsewhere."""
-        return {
-            "status": (False, lambda request: self.status()),
-            "start": (True, lambda request: self._to_job(request, self._start)),
-            "stop": (True, lambda request: self._to_job(request, lambda job: self.dispatch(job, Event.STOP))),
-            "restart": (True, lambda request: self._to_job(request, self._restart)),
-            "trigger": (True, lambda request: self._to_job(request, self._trigger)),
-            "shutdown": (True, lambda request: self._shut_down_by_request()),
-        }
-
-    def _to_job(self, request: Message, act: Callable[[Managed], None]) -> dict[str, Any]:
-        name = request.get("job")
-        if name not in self.jobs:
-            raise UsageError(f"no job {name!r}; there are: {', '.join(self.jobs) or 'none'}")
-        act(self.jobs[name])
-        return self.jobs[name].to_json(self.loop.clock())
-
-    def _start(self, job: Managed) -> None:
-        if job in self.waiting:
-            self.waiting.remove(job)
-        if job.state is State.STOPPING:
-            job.restart_wanted = True
-        self.dispatch(job, Event.START)
-
-    def _restart(self, job: Managed) -> None:
-        if job.process:
-            job.restart_wanted = True
-            self.dispatch(job, Event.STOP)
-        else:
-            self.dispatch(job, Event.START)
-
-    def _trigger(self, job: Managed) -> None:
-        if job.state is not State.RUNNING or job.kind == "service":
-            raise UsageError(f"{job.name} is {job.kind or job.state.value}: nothing to trigger")
-        if job.process is None or not job.process.channel.send("trigger"):
-            raise UsageError(f"{job.name} does not take commands at the moment")
-
-    def _shut_down_by_request(self) -> dict[str, Any]:
-        if not self.stopping:
-            self.shut_down()
-        return {"stopping": True}
-
-    def status(self) -> dict[str, Any]:
-        """The answer to `stellerd status`."""
-        return {
-            "version": stellerd.__version__,
-            "pid": os.getpid(),
-            "started_at": iso(self.started),
-            "uptime": round((datetime.now(UTC) - self.started).total_seconds(), 1),
-            "config": str(self.config.file.absolute()),
-            "stopping": self.stopping,
-            "log_lines_dropped": self.sink.dropped,
-            "jobs": [job.to_json(self.loop.clock()) for job in self.jobs.values()],
-        }
-
-
-_EVENTS = frozenset({"ready", "failed", "run_started", "run_finished", "progress", "next_run", "trouble"})
+        kind = str(message.pop("kind", ""))
+        if kind == "run_started":
+            message["started_at"] = iso(datetime.now(UTC))
+        job.hear(kind, message)
+        if kind == "ready":
+            job.ready_at = self.loop.clock()
+            job.timers.append(self.loop.after(job.settings.settle, job.forgive))
+            self.log.info("ready", job=job.name, pid=job.pid)
+            self.dispatch(job, Event.READY)
+        elif kind == "run_started":
+            self.watch.run_started(job)

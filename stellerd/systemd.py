@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two WATCHDOG=1, half of what the manager allows (sd_watchdog_enabled(3)); None: not wanted."""
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 2e6
+
+
+def monotonic_usec() -> str:
+    """What belongs to RELOADING=1: the time it began."""
+    return f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def notify(*lines: str) -> bool:

@@ -21,7 +21,13 @@ _TOKEN = re.compile(
 
 def key_positions(text: str) -> dict[Path, tuple[int, int]]:
     """(line, column), both from 1, of every key, table and array item of a valid TOML text."""
-    return dict(_Walker(text).walk())
+    written: dict[Path, tuple[int, int]] = {}
+    implied: dict[Path, tuple[int, int]] = {}
+    for path, where in _Walker(text).walk():
+        written[path] = where
+        for length in range(1, len(path)):  # [a.b] and a.b = 1 make a table "a" that has no line of its own
+            implied.setdefault(path[:length], where)
+    return implied | written
 
 
 class _Walker:

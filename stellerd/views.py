@@ -23,6 +23,12 @@ _COLORS = {
 }  # fmt: skip
 
 
+_EFFECTS = {
+    "live": "in force now", "next run": "from the next run on", "restart": "its process was restarted",
+    "start": "started", "stop": "stopped", "daemon": "needs a restart of the daemon",
+}  # fmt: skip
+
+
 def print_json(value: Any) -> None:
     """For programs."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -113,7 +119,7 @@ def _next(job: dict[str, Any]) -> str:
 
 
 def _note(job: dict[str, Any]) -> str:
-    parts = ["[red]degraded[/]"] if job["degraded"] else []
+    parts = [f"[yellow]{flag}[/]" for flag in ("degraded", "paused") if job[flag]]
     if job["restarts"]:
         parts.append(f"{job['restarts']} restarts")
     run = job["last_run"]
@@ -126,6 +132,43 @@ def _note(job: dict[str, Any]) -> str:
     if job["next_run"] and job["next_run"]["why"]:
         parts.append(_safe(job["next_run"]["why"]))
     return "; ".join(parts)
+
+
+def next_runs(jobs: list[dict[str, Any]], as_json: bool) -> None:
+    """When each job runs next, soonest first."""
+    rows = [{"job": job["job"], "paused": job["paused"], **(job["next_run"] or {})} for job in jobs if job["next_run"]]
+    rows.sort(key=lambda row: row["at"])
+    if as_json:
+        print_json({"next": rows})
+        return
+    table = _table("JOB", "NEXT RUN", "SLOT", "WHY")
+    for row in rows:
+        why = "paused" if row["paused"] else row["why"] or row["trigger"]
+        table.add_row(row["job"], _moment(row["at"]), f"{from_iso(row['slot']):%H:%M:%S}Z", _safe(why))
+    _print(table)
+
+
+def accepted(command: str, reply: dict[str, Any], as_json: bool) -> None:
+    """What became of a command to one job."""
+    if as_json:
+        print_json(reply)
+        return
+    paused = ", paused" if reply["paused"] else ""
+    click.echo(f"{reply['job']}: {command} accepted, now {reply['state']}{paused}")
+    if reply["note"]:
+        click.echo(f"stellerd: {reply['note']}", err=True)
+
+
+def reloaded(changes: list[dict[str, Any]], as_json: bool) -> None:
+    """What a reload changed, and from when on."""
+    if as_json:
+        print_json({"changes": changes})
+        return
+    for change in changes:
+        values = "" if change["old"] is None and change["new"] is None else f": {change['old']} → {change['new']}"
+        click.echo(f"{change['key']}{values} ({_EFFECTS[change['effect']]})")
+    if not changes:
+        click.echo("nothing changed")
 
 
 def history(runs: list[dict[str, Any]], as_json: bool) -> None:
@@ -147,6 +190,9 @@ def outcome(run: dict[str, Any]) -> None:
     took = "" if run["seconds"] is None else f" in {short(run['seconds'])}"
     said = f": {clean(run['reason'])}" if run["reason"] else ""
     click.echo(f"{run['job']}: {run['state']}{took}{said}")
+    if run["not_before"]:
+        at = from_iso(run["not_before"])
+        click.echo(f"  next slot at {at:%Y-%m-%d %H:%M:%S} UTC, {_moment(run['not_before']).split(' ', 1)[1][1:-1]}")
     if run["counters"]:
         click.echo(f"  {counters(run['counters'])}")
 

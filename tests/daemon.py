@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from stellerd import client
+from stellerd.errors import Unreachable
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ class Daemon:
 
     def write(self, toml: str) -> None:
         """The configuration; state and socket are set here unless the text has them."""
-        base = '[supervisor]\nsocket = "control.sock"\n' if "[supervisor]" not in toml else ""
+        base = '[supervisor]\nholds = "holds.json"\nsocket = "control.sock"\n' if "[supervisor]" not in toml else ""
         state = '[state]\nurl = "sqlite:///state.db"\n' if "[state]" not in toml else ""
         self.config.write_text(base + state + textwrap.dedent(toml))
 
@@ -85,8 +86,15 @@ class Daemon:
 
     def __enter__(self) -> Self:
         self.start()
-        until(self.socket.exists, what=f"control socket of {self.folder}")
+        until(self._answers, what=f"control socket of {self.folder}")
         return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log_file.read_text()
+        with contextlib.suppress(Unreachable):
+            return bool(self.status())
+        return False
 
     def __exit__(self, *error: object) -> None:
         if self.process and self.process.poll() is None:

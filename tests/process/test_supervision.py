@@ -91,7 +91,7 @@ def test_a_run_that_never_returns_ends_as_timeout_with_its_stacks_in_the_log(tmp
 def test_a_crash_in_a_run_is_recorded_with_its_cause(tmp_path: Path) -> None:
     with Daemon(tmp_path, {"dies": job("os.kill(os.getpid(), 9)")}, "[jobs.dies]\nbackoff = '50ms'\n") as daemon:
         run = daemon.until_job("dies", lambda entry: entry["last_run"])["last_run"]
-        assert (run["state"], run["reason"]) == ("crashed", "signal 9 (SIGKILL)")
+        assert (run["state"], run["reason"]) == ("crashed", "signal 9 (SIGKILL), not sent by stellerd")
         assert "signal 9 (SIGKILL)" in daemon.cli("history", "dies").stdout
 
 

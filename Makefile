@@ -1,0 +1,65 @@
+# `make` explains itself. Nothing here needs root; `make test` as root installs the servers that the tests need.
+
+PYTHON ?= python3
+UV ?= uv
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+METADATA := setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg plugins/*/pyproject.toml)
+PLUGINS := $(sort $(dir $(wildcard plugins/*/setup.cfg)))
+ARGS ?=
+
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo status test lint bench lock clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=python3.12 make setup   another interpreter (3.11 or newer)"
+	@echo "  make test ARGS='-k limits -x'  what pytest is to be told"
+	@echo "  make bench BENCH=catalog       one bench, ARGS='--help' for its sizes"
+
+setup: $(STAMP) ## Make .venv with stellerd, the three plugins and all tools, at pinned versions
+	@:
+
+$(STAMP): constraints.txt $(METADATA) scripts/setup
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup $(PLUGINS)
+	@touch $@
+
+demo: $(STAMP) ## Run the daemon with the vendor's sandbox, on files only; Ctrl-C ends it
+	@mkdir -p .demo
+	@echo "stellerd runs in the foreground; what it does lands in .demo/. In another terminal:"
+	@echo "  make status                                          what runs, what is next"
+	@echo "  $(BIN)/stellerd -c etc/demo.toml history          every run and its reason"
+	@echo "  $(BIN)/stellerd -c etc/demo.toml trigger brand_sync"
+	@echo "Ctrl-C ends it; make clean forgets it."
+	@exec $(BIN)/stellerd -c etc/demo.toml run
+
+status: $(STAMP) ## Show the jobs of the running demo
+	@exec $(BIN)/stellerd -c etc/demo.toml status
+
+test: $(STAMP) ## Run all tests, against a real PostgreSQL and RabbitMQ
+	@scripts/servers-or-say
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Check style, types and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP) ## Measure one claim (BENCH=name), or list the benches
+	@PYTHON="$(BIN)/python" scripts/bench "$(BENCH)" $(ARGS)
+
+lock: ## Pin the newest versions: constraints.in becomes constraints.txt (needs uv)
+	@UV="$(UV)" scripts/lock
+
+clean: ## Remove .venv, the demo's state and whatever tools left behind
+	@rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+	@find . -name '*.egg-info' -prune -exec rm -rf {} +

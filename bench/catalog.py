@@ -1,0 +1,349 @@
+"""Storing the catalogue: stellerd against the ORM way, a batched upsert and the database's own floor.
+
+    python bench/catalog.py [PRODUCTS]      default 8026; 100000 and 1000000 are the other usual sizes
+
+Every way stores two bodies (1 % of the prices differ) in three steps: into empty tables, again, and the changed one.
+Decoding counts, fetching does not. Each way has a process and a database of its own; the peers' tables get the unique
+indexes that ON CONFLICT needs. Above 100,000 products the peers are left out: the ORM way alone takes ten minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import sqlalchemy as sa
+from _table import Table, peak_mib
+from servers import PostgresServer
+from sqlalchemy import orm
+from stellerd_brand_sync import session, tables, wire
+from stellerd_brand_sync.aside import Aside
+from stellerd_brand_sync.decode import Decoder
+from stellerd_brand_sync.merge import Merge
+from stellerd_brand_sync.staging import STAGES, Staging
+
+from stellerd import database
+
+STEPS = ("first", "same", "changed")
+BATCH = 1_000
+PEERS_UP_TO = 100_000
+TARGETS = {  # PERFORMANCE.md, PostgreSQL: how many times faster than the ORM way; below 100,000 and from there on
+    "first": (7, 7),
+    "same": (40, 80),
+    "changed": (10, 15),
+}
+MEMORY_OVER_BODY_MIB = 64
+AUDIT = ("CreatedAt", "UpdatedAt", "CreatedBy", "UpdatedBy")
+CATALOGUE = ("Brands", "Products", "ProductPricings", "ProductPricingConfigurations", "BrandCategories")
+
+
+# --- stellerd: the job's own path from the body on
+
+
+def stellerd(engine: sa.Engine) -> Callable[[bytes], None]:
+    def store(body: bytes) -> None:
+        with session.transaction(engine, "bench") as connection:
+            merge = Merge(connection, datetime.now(UTC))
+            decoder = Decoder(merge.known_categories(), Aside())
+            merge.stage(decoder.read(wire.decode_v1(body)), lambda done: None)
+            merge.catalogue(list(decoder.book.new.values()))
+            merge.finish()
+
+    return store
+
+
+# --- floor: the rows, decoded beforehand, into tables without anything
+
+
+def floor(engine: sa.Engine) -> Callable[[bytes], float]:
+    def store(body: bytes) -> float:
+        with session.transaction(engine, "bench") as connection:
+            decoder = Decoder(Merge(connection, datetime.now(UTC)).known_categories(), Aside())
+            brands = list(decoder.read(wire.decode_v1(body)))
+            staged = {
+                "bs_brands": [item.brand for item in brands],
+                "bs_products": [row for item in brands for row in item.products],
+                "bs_prices": [row for item in brands for row in item.prices],
+                "bs_links": [row for item in brands for row in item.links],
+            }
+            for table in STAGES:
+                unlogged = "UNLOGGED" if engine.dialect.name == "postgresql" else ""
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+                types = tables.TYPES[engine.dialect.name]
+                columns = ", ".join(f'"{name}" {types[kind]}' for name, kind in STAGES[table])
+                connection.exec_driver_sql(f"CREATE {unlogged} TABLE {table} ({columns})")
+            began = time.perf_counter()
+            loader = Staging.__new__(Staging)
+            loader.connection, loader._postgres = connection, engine.dialect.name == "postgresql"
+            for table, rows in staged.items():
+                loader.load(table, rows)
+            took = time.perf_counter() - began
+            for table in STAGES:
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+            return took
+
+    return store
+
+
+# --- the ORM way: load everything, set attributes, commit
+
+
+def orm_way(engine: sa.Engine) -> Callable[[bytes], None]:
+    base = orm.declarative_base()
+    models = {name: _model(base, name, engine.dialect.name) for name in CATALOGUE}
+
+    def store(body: bytes) -> None:
+        now = _time(engine, datetime.now(UTC))
+        with orm.Session(engine) as work:
+            stored = {
+                name: {_key(name, row): row for row in work.scalars(sa.select(models[name]))} for name in CATALOGUE
+            }
+            for name, key, values in _values(body, engine):
+                row = stored[name].get(key)
+                if row is None:
+                    row = stored[name][key] = models[name](CreatedAt=now, UpdatedAt=now, CreatedBy=1, UpdatedBy=1)
+                    work.add(row)
+                for column, value in values.items():
+                    setattr(row, column, value)
+                if name == "Brands" and row.Id is None:
+                    work.flush()
+                if name in ("Products",):
+                    row.BrandId = stored["Brands"][values["BrandInternalId"]].Id
+            _link(work, models, stored, body)
+            work.commit()
+
+    return store
+
+
+def _model(base: Any, name: str, dialect: str) -> Any:
+    kinds: dict[str, Any] = {
+        "key": sa.Integer, "integer": sa.Integer, "text": sa.Text,
+        "time": sa.DateTime(timezone=True) if dialect == "postgresql" else sa.Text,
+        "money4": sa.Numeric(18, 4) if dialect == "postgresql" else sa.Text,
+        "money8": sa.Numeric(18, 8) if dialect == "postgresql" else sa.Text,
+    }  # fmt: skip
+    keys = ("BrandId", "CategoryId") if name == "BrandCategories" else ("Id",)
+    parents = {"ProductId": "Products.Id", "BrandId": "Brands.Id"}  # in which order to insert
+
+    def column(field: str, kind: str) -> Any:
+        foreign = [sa.ForeignKey(parents[field])] if field in parents else []
+        return sa.Column(field, kinds[kind], *foreign, primary_key=field in keys)
+
+    columns = {field: column(field, kind) for field, kind, _ in tables.TABLES[name]}
+    relation = {"owner": orm.relationship("Products")} if "ProductId" in columns else {}  # orders the inserts
+    return type(name, (base,), {"__tablename__": name, **columns, **relation})
+
+
+def _key(name: str, row: Any) -> Any:
+    if name == "Brands":
+        return row.InternalId
+    if name == "BrandCategories":
+        return (row.BrandId, row.CategoryId)
+    return row.Id if name == "Products" else row.ProductId
+
+
+def _link(work: Any, models: Any, stored: Any, body: bytes) -> None:
+    for key, number in _links(body):
+        pair = (stored["Brands"][key].Id, number)
+        if pair not in stored["BrandCategories"]:
+            stored["BrandCategories"][pair] = row = models["BrandCategories"](BrandId=pair[0], CategoryId=number)
+            work.add(row)
+
+
+# --- the batched upsert: every row is sent and rewritten
+
+
+def upsert(engine: sa.Engine) -> Callable[[bytes], None]:
+    def store(body: bytes) -> None:
+        now = _time(engine, datetime.now(UTC))
+        with engine.begin() as connection:
+            rows: dict[str, list[dict[str, Any]]] = {}
+            ids: dict[str, int] = {}
+            for name, _, values in _values(body, engine):
+                if name == "Products" and not ids:
+                    _flush(connection, "Brands", rows.pop("Brands"), "InternalId", now)
+                    ids = dict(
+                        tuple(row) for row in connection.exec_driver_sql('SELECT "InternalId", "Id" FROM "Brands"')
+                    )
+                if name == "Products":
+                    values["BrandId"] = ids[values["BrandInternalId"]]
+                rows.setdefault(name, []).append(values)
+            for name, conflict in (("Products", "Id"), ("ProductPricings", "ProductId"),
+                                   ("ProductPricingConfigurations", "ProductId")):  # fmt: skip
+                _flush(connection, name, rows[name], conflict, now)
+            links = [{"BrandId": ids[key], "CategoryId": number} for key, number in _links(body)]
+            _flush(connection, "BrandCategories", links, "", None)
+
+    return store
+
+
+def _flush(connection: sa.Connection, name: str, rows: list[dict[str, Any]], conflict: str, now: Any) -> None:
+    audit = {} if now is None else dict.fromkeys(AUDIT[:2], now) | dict.fromkeys(AUDIT[2:], 1)
+    columns = [*rows[0], *audit]
+    updates = ", ".join(f'"{c}" = excluded."{c}"' for c in columns if c not in (conflict, "CreatedAt", "CreatedBy"))
+    then = f'("{conflict}") DO UPDATE SET {updates}' if conflict else "DO NOTHING"
+    into = ", ".join(f'"{column}"' for column in columns)
+    marks = ", ".join(f":{column}" for column in columns)
+    statement = sa.text(f'INSERT INTO "{name}" ({into}) VALUES ({marks}) ON CONFLICT {then}')
+    for at in range(0, len(rows), BATCH):
+        connection.execute(statement, [row | audit for row in rows[at : at + BATCH]])
+
+
+# --- what both peers share
+
+
+def _time(engine: sa.Engine, at: datetime) -> Any:
+    return at if engine.dialect.name == "postgresql" else at.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def _values(body: bytes, engine: sa.Engine) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(table, key, column values): all brands, then each product with its price and configuration."""
+    exact: Callable[[Any, int], Any] = lambda value, places: (  # noqa: E731
+        Decimal(value) if engine.dialect.name == "postgresql" else f"{Decimal(value):.{places}f}"
+    )
+    brands = json.loads(body, parse_float=Decimal)["brands"]
+    for brand in brands:
+        yield "Brands", brand["internalId"], {
+            "InternalId": brand["internalId"], "Name": brand["name"], "CountryCode": brand["countryCode"],
+            "CurrencyCode": brand["currencyCode"], "Description": brand["description"],
+            "Disclaimer": brand["disclaimer"], "RedemptionInstructions": brand["redemptionInstructions"],
+            "Terms": brand["terms"], "LogoUrl": brand["logoUrl"], "ModifiedDate": _moment(engine, brand),
+        }  # fmt: skip
+    for brand in brands:
+        for item in brand["products"]:
+            price, number = item["price"], item["id"]
+            yield "Products", number, {
+                "Id": number, "BrandInternalId": brand["internalId"], "Name": item["name"],
+                "MinFaceValue": exact(item["minFaceValue"], 4), "MaxFaceValue": exact(item["maxFaceValue"], 4),
+                "Count": item["count"], "ModifiedDate": _moment(engine, item),
+            }  # fmt: skip
+            yield "ProductPricings", number, {
+                "ProductId": number, "Min": exact(price["min"], 8), "Max": exact(price["max"], 8),
+                "CurrencyCode": price["currencyCode"],
+            }  # fmt: skip
+            commission = 1 if Decimal(item["maxFaceValue"]) - Decimal(price["max"]) > 0 else 2
+            yield "ProductPricingConfigurations", number, {"ProductId": number, "CommissionTypeId": commission}
+
+
+def _moment(engine: sa.Engine, item: dict[str, Any]) -> Any:
+    return _time(engine, datetime.fromisoformat(item["modifiedDate"]).replace(tzinfo=UTC))
+
+
+def _links(body: bytes) -> list[tuple[str, int]]:
+    brands = json.loads(body)["brands"]
+    return [(b["internalId"], c["id"]) for b in brands for c in b["categories"]]
+
+
+WAYS: dict[str, Callable[[sa.Engine], Callable[[bytes], Any]]] = {
+    "ORM: load all, set, commit": orm_way,
+    "batched ON CONFLICT upsert": upsert,
+    "stellerd": stellerd,
+    "floor: rows into bare tables": floor,
+}
+
+
+def child(way: str, url: str, folder: Path) -> None:
+    """One way, three times; prints its seconds and by how many MiB its peak grew over the imported interpreter."""
+    engine = database.open_engine(url, "bench")
+    store = WAYS[way](engine)
+    with engine.connect():
+        before = peak_mib()
+    took = {}
+    for step, name in zip(STEPS, ("a", "a", "b"), strict=True):
+        body = (folder / name).read_bytes()
+        began = time.perf_counter()
+        own = store(body)
+        took[step] = time.perf_counter() - began if own is None else own
+    print(json.dumps(took | {"peak": peak_mib() - before}))
+
+
+def prepare(url: str, folder: Path) -> None:
+    """Empty tables as the platform has them, all categories, and what the upsert needs."""
+    engine = database.open_engine(url, "bench")
+    brands = json.loads((folder / "a").read_bytes())["brands"]
+    categories = {c["id"]: c["name"] for brand in brands for c in brand["categories"]}
+    with engine.begin() as connection:
+        tables.create_missing(connection)
+        insert = 'INSERT INTO "Categories" ("Id", "Name", "CreatedAt", "UpdatedAt") VALUES (:i, :n, :t, :t)'
+        now = _time(engine, datetime.now(UTC))
+        connection.execute(sa.text(insert), [{"i": i, "n": name, "t": now} for i, name in categories.items()])
+        for table, column in (("Brands", "InternalId"), ("ProductPricings", "ProductId"),
+                              ("ProductPricingConfigurations", "ProductId")):  # fmt: skip
+            connection.exec_driver_sql(f'CREATE UNIQUE INDEX "one_{table}" ON "{table}" ("{column}")')
+    engine.dispose()
+
+
+def measure(way: str, new_url: Callable[[], str], folder: Path, tries: int) -> dict[str, float]:
+    """Medians of some tries, each in a process and a database of its own."""
+    found = []
+    for _ in range(tries):
+        url = new_url()
+        prepare(url, folder)
+        command = [sys.executable, __file__, "--child", way, url, str(folder)]
+        found.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    return {name: median(one[name] for one in found) for name in found[0]}
+
+
+def write_bodies(folder: Path, products: int) -> float:
+    """Bodies "a" and "b" in `folder`; MiB of the first."""
+    from stellerd_bamboo_sandbox.catalog import Catalog, Shape
+
+    catalog = Catalog(Shape(products=products, price_drift=0.01, product_drift=0, categories="objects"))
+    for name in ("a", "b"):
+        with (folder / name).open("wb") as file:
+            file.writelines(catalog.whole().blocks())
+        catalog.advance()
+    return (folder / "a").stat().st_size / 2**20
+
+
+def report(table: Table, name: str, found: dict[str, dict[str, float]], products: int, body_mib: float) -> None:
+    """The rows of one database. `found`: figures by way; only PostgreSQL has promises to keep."""
+    large = products >= PEERS_UP_TO
+    peer = found.get("ORM: load all, set, commit")
+    for step in STEPS:
+        for way, figures in found.items():
+            ratio = peer[step] / figures[step] if peer else None
+            promised = peer and name == "PostgreSQL" and way == "stellerd"
+            target = TARGETS[step][large] if promised else None
+            table.row(f"{name}, {step}: {way}", [figures[step], figures["peak"]], target=target, ratio=ratio)
+    most = body_mib + MEMORY_OVER_BODY_MIB
+    peak = found["stellerd"]["peak"]
+    table.row(f"{name}, stellerd: peak MiB over the interpreter", [peak, peak], target=f"<= {most:.0f}")
+
+
+def main(products: int, tries: int) -> None:
+    ways = [way for way in WAYS if products <= PEERS_UP_TO or way.startswith(("stellerd", "floor"))]
+    with tempfile.TemporaryDirectory() as name, PostgresServer() as server:
+        folder = Path(name)
+        body_mib = write_bodies(folder, products)
+        fresh = iter(range(1_000))
+        databases: dict[str, Callable[[], str]] = {
+            "PostgreSQL": server.create_database,
+            "SQLite": lambda: f"sqlite:///{folder}/{next(fresh)}.db",
+        }
+        table = Table(
+            f"Catalogue, {products:,} products, body {body_mib:.1f} MiB, median of {tries}", ["s", "peak MiB"]
+        )
+        for database_name, new_url in databases.items():
+            found = {way: measure(way, new_url, folder, tries) for way in ways}
+            report(table, database_name, found, products, body_mib)
+    table.finish()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+    else:
+        count = int(sys.argv[1]) if len(sys.argv) > 1 else 8_026
+        main(count, tries=3 if count < PEERS_UP_TO else 1)

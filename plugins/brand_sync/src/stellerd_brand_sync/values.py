@@ -1,0 +1,116 @@
+"""The vendor's values as the database keeps them, or the reason why not. Every `check_*` raises `Unusable`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Context, Decimal, Inexact, InvalidOperation
+
+MAX_INT = 2**31 - 1
+MAX_LINE = 1_000
+MAX_TEXT = 100_000
+_MONEY = Context(prec=18, traps=[Inexact, InvalidOperation])
+_STEP = {4: Decimal("0.0001"), 8: Decimal("0.00000001")}
+_CURRENCY = re.compile(r"[A-Z]{3}")
+_COUNTRY = re.compile(r"[A-Z]{2,3}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?")
+
+
+class Unusable(ValueError):
+    """A value that cannot be stored; the message is the reason for quarantine."""
+
+
+def money(name: str, value: Decimal, places: int) -> Decimal:
+    """`value` with exactly `places` decimals: what numeric(18, places) holds without rounding.
+
+    Raises: Unusable when it is negative, not finite, too large, or would have to be rounded.
+    """
+    try:
+        exact = value.quantize(_STEP[places], context=_MONEY)
+        if exact < 0:
+            raise Unusable(f"{name} is negative: {_short(value)}")
+    except Inexact:
+        raise Unusable(f"{name} has more than {places} decimals: {_short(value)}") from None
+    except InvalidOperation:
+        raise Unusable(f"{name} is no number that numeric(18,{places}) can hold: {_short(value)}") from None
+    return exact.copy_abs()  # -0 is 0
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def line(name: str, text: str) -> str:
+    """A name or other short text.
+
+    Raises: Unusable when it is longer than 1,000 characters or holds a NUL.
+    """
+    return _text(name, text, MAX_LINE)
+
+
+def prose(name: str, text: str | None) -> str | None:
+    """A description, or None.
+
+    Raises: Unusable when it is longer than 100,000 characters or holds a NUL.
+    """
+    return None if text is None else _text(name, text, MAX_TEXT)
+
+
+def _text(name: str, text: str, longest: int) -> str:
+    if len(text) > longest:
+        raise Unusable(f"{name} is too long: {len(text)} characters, {longest} at most")
+    if "\0" in text:
+        raise Unusable(f"{name} holds a character that PostgreSQL cannot store (NUL or half a surrogate pair)")
+    return text
+
+
+def currency(name: str, code: str) -> str:
+    """An ISO 4217 form: three capital letters. Raises: Unusable."""
+    if not _CURRENCY.fullmatch(code):
+        raise Unusable(f"{name} is not of the form of a currency code: {_short(code)!r}")
+    return code
+
+
+def country(name: str, code: str) -> str:
+    """An ISO 3166 form: two capital letters (three are let pass). Raises: Unusable."""
+    if not _COUNTRY.fullmatch(code):
+        raise Unusable(f"{name} is not of the form of a country code: {_short(code)!r}")
+    return code
+
+
+def moment(name: str, text: str) -> str:
+    """The vendor's time as "2020-09-23 15:01:00.840978", UTC: no zone means UTC, digits past microseconds are cut.
+
+    Raises: Unusable when it is no date and time.
+    """
+    try:
+        if not _TIME.fullmatch(text):
+            raise ValueError
+        at = datetime.fromisoformat(text)
+        return stamp(at if at.tzinfo else at.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        raise Unusable(f"{name} is not a date and time: {_short(text)!r}") from None
+
+
+def stamp(at: datetime) -> str:
+    """An aware time as the text that both databases read as UTC (microseconds always written)."""
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def whole(name: str, number: int, lowest: int = 0) -> int:
+    """An integer that the column holds. Raises: Unusable when it is below `lowest` or above 2³¹-1."""
+    if not lowest <= number <= MAX_INT:
+        raise Unusable(f"{name} is out of range: {_short(number)}")
+    return number
+
+
+def stock(name: str, count: int | str | None) -> int | None:
+    """How many are left: None = unlimited, 0 = none; the vendor's SDK also allows a text. Raises: Unusable."""
+    if count is None:
+        return None
+    if isinstance(count, str):
+        if not re.fullmatch(r"-?[0-9]{1,18}", count.strip()):
+            raise Unusable(f"{name} is not a number: {_short(count)!r}")
+        count = int(count)
+    return whole(name, count)

@@ -1,0 +1,85 @@
+"""Reading the vendor's JSON piece by piece, and saying in plain words what is wrong with a piece."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from stellerd import errors
+from stellerd_brand_sync.values import Unusable
+
+BAD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, Unusable)
+"""What decoding and checking one item may raise: the item's own fault."""
+_BOM = b"\xef\xbb\xbf"
+_ESCAPE = re.compile(  # whole pairs and other escapes are matched too, so that no match begins inside one
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+
+
+class _V1(msgspec.Struct):
+    brands: list[msgspec.Raw]
+
+
+def decode_v1(body: bytes) -> list[msgspec.Raw]:
+    """The brands of `{"brands": [...]}`, undecoded.
+
+    Raises: BadReply when the body is anything else.
+    """
+    decoded: _V1 = _decode(body, _V1, "catalogue")
+    return decoded.brands
+
+
+def decode_list(body: bytes, what: str) -> list[msgspec.Raw]:
+    """The items of a JSON list, undecoded. Raises: BadReply when the body is anything else."""
+    decoded: list[msgspec.Raw] = _decode(body, list[msgspec.Raw], what)
+    return decoded
+
+
+def _decode(body: bytes, shape: Any, what: str) -> Any:
+    body = body.removeprefix(_BOM)
+    try:
+        try:
+            return msgspec.json.decode(body, type=shape)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            mended = without_half_pairs(body)
+            if mended == body:
+                raise
+            return msgspec.json.decode(mended, type=shape)
+    except msgspec.MsgspecError as error:
+        raise errors.BadReply(f"{what}: the answer cannot be read ({readable(error)}); {_looks_like(body)}") from None
+
+
+def without_half_pairs(body: bytes) -> bytes:
+    """Half a surrogate pair makes the decoder refuse the whole body: as a NUL it costs only the item it is in."""
+    return _ESCAPE.sub(lambda match: b"\\u0000" if match["half"] else match[0], body)
+
+
+def _looks_like(body: bytes) -> str:
+    start = " ".join(body[:200].decode("utf-8", "replace").split())
+    return f"{len(body)} bytes that begin with {start[:60]!r}" if start else "it is empty"
+
+
+def readable(error: Exception) -> str:
+    """A decoder's message in plain words: "products: expected array, got null"."""
+    if isinstance(error, UnicodeDecodeError):
+        return "holds bytes that are not UTF-8"
+    text = str(error).replace("`", "")
+    match = re.fullmatch(r"(.*) - at \$\.?(.*)", text, re.DOTALL)
+    if match and match[2]:
+        text = f"{match[2]}: {match[1]}"
+    return re.sub(r"^Object missing required field (\w+)$", r"\1 is missing", text)
+
+
+def short_key(raw: msgspec.Raw, names: tuple[str, ...], otherwise: str) -> str:
+    """The first of `names` that a bad item has, for people to find it by."""
+    try:
+        item = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return otherwise
+    if not isinstance(item, dict):
+        return otherwise
+    return next((str(item[name]) for name in names if item.get(name) not in (None, "")), otherwise)

@@ -1,0 +1,127 @@
+"""SQLite (demo, tests): ids are whatever text the table holds, dates whatever strftime can read."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from stellerd_order_queue.dialects import Dialect, Row, as_json, statements, utc_text
+from stellerd_order_queue.envelope import NIL
+
+_PIECES = {
+    "created": """coalesce(strftime('%Y-%m-%d %H:%M:%f', o."CreateDate"), '')""",  # unreadable: the oldest of all
+    "due": "(p.order_id IS NULL OR (p.next_due <= :now AND (p.claim_until IS NULL OR p.claim_until <= :now)))",
+    "pending": """o."OrderId" = 0 AND lower(o."Status") NOT IN (SELECT value FROM json_each(:excluded))""",
+    "ids": "(SELECT value FROM json_each(:ids))",
+    "rows": "json_each(:rows)",
+    "id": "json_extract(k.value, '$[0]')",
+    "request": "json_extract(k.value, '$[1]')",
+    "message": "json_extract(k.value, '$[2]')",
+}
+_LEDGER = "stellerd_published_orders"
+_NO_LEDGER = """(SELECT NULL AS order_id, NULL AS request_id, 0 AS attempts,
+    '' AS next_due, '' AS claim_until, NULL AS refused WHERE false)"""
+
+_READS = {
+    "survey": """
+        SELECT count(*) FILTER (WHERE recent AND due) AS recent_due,
+               count(*) FILTER (WHERE NOT recent AND due) AS older_due,
+               count(*) FILTER (WHERE refused IS NULL AND attempts >= :max_attempts) AS stuck,
+               count(*) FILTER (WHERE refused IS NOT NULL) AS refused,
+               count(*) AS pending
+        FROM (SELECT {created} >= :since AS recent, {due} AS due, p.refused, p.attempts
+              FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {pending}) AS each""",
+    "page": """
+        SELECT o."Id", o."RequestId", {created}, p.request_id, p.attempts, p.refused IS NOT NULL
+        FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id"
+        WHERE {pending} AND {due} AND {created} >= :since AND {created} < :before
+          AND ({created}, o."Id") > (:at, :id)
+        ORDER BY {created}, o."Id" LIMIT :size""",
+}
+_WRITES = {
+    "renew": """
+        UPDATE {ledger} AS p SET claim_owner = :owner, claim_until = :until
+        WHERE p.order_id IN {ids} AND p.refused IS NULL AND {due}
+          AND EXISTS (SELECT 1 FROM "Orders" o WHERE o."Id" = p.order_id AND {pending})
+        RETURNING order_id""",
+    "fresh": """
+        INSERT INTO {ledger} (order_id, request_id, message_id, next_due, claim_owner, claim_until)
+        SELECT {id}, {request}, {message}, :now, :owner, :until
+        FROM {rows} AS k JOIN "Orders" o ON o."Id" = {id} WHERE {pending}
+        ORDER BY k.key ON CONFLICT DO NOTHING RETURNING order_id""",
+    "fate": """
+        SELECT {id}, o."Id" IS NOT NULL, twin.order_id
+        FROM {rows} AS k
+        LEFT JOIN "Orders" o ON o."Id" = {id} AND {pending}
+        LEFT JOIN {ledger} twin ON twin.request_id = {request} AND twin.refused IS NULL AND twin.order_id <> {id}""",
+    "refuse": """
+        INSERT INTO {ledger} (order_id, request_id, next_due, refused) VALUES (:id, :request, :next_due, :reason)
+        ON CONFLICT (order_id) DO UPDATE SET refused = excluded.refused, request_id = excluded.request_id,
+            next_due = excluded.next_due, claim_owner = NULL, claim_until = NULL""",
+    "mark": """
+        UPDATE {ledger} SET attempts = attempts + 1, first_published = coalesce(first_published, :now),
+            last_published = :now, claim_owner = NULL, claim_until = NULL,
+            next_due = strftime('%Y-%m-%d %H:%M:%f', :now,
+                                min(:cap, :pause * (1 << min(attempts, 30))) || ' seconds')
+        WHERE order_id IN {ids}""",
+    "release": """
+        UPDATE {ledger} SET claim_owner = NULL, claim_until = NULL
+        WHERE order_id IN {ids} AND claim_owner = :owner""",
+    "forget": "DELETE FROM {ledger} WHERE order_id IN {ids} AND (claim_until IS NULL OR claim_until <= :now)",
+    "prune": """
+        DELETE FROM {ledger} AS p WHERE p.next_due < :old
+           AND NOT EXISTS (SELECT 1 FROM "Orders" o WHERE o."Id" = p.order_id AND {pending})""",
+}
+
+CREATE_LEDGER = (
+    """CREATE TABLE IF NOT EXISTS stellerd_published_orders (
+  order_id TEXT PRIMARY KEY, request_id TEXT NOT NULL, message_id TEXT, attempts INTEGER NOT NULL DEFAULT 0,
+  first_published TEXT, last_published TEXT, next_due TEXT NOT NULL,
+  claim_owner TEXT, claim_until TEXT, refused TEXT)""",
+    """CREATE UNIQUE INDEX IF NOT EXISTS stellerd_published_orders_request
+  ON stellerd_published_orders (request_id) WHERE refused IS NULL""",
+)
+CREATE_ORDERS = (
+    """CREATE TABLE IF NOT EXISTS "Users" (
+  "Id" INTEGER PRIMARY KEY, "Name" TEXT NOT NULL, "Email" TEXT NOT NULL UNIQUE)""",
+    """CREATE TABLE IF NOT EXISTS "Orders" (
+  "Id" TEXT PRIMARY KEY, "OrderNumber" INTEGER NOT NULL, "OrderId" INTEGER NOT NULL DEFAULT 0,
+  "RequestId" TEXT NOT NULL, "PartnerId" INTEGER NOT NULL,
+  "SaleTotal" NUMERIC NOT NULL, "Total" NUMERIC NOT NULL, "OrderStatusId" INTEGER NOT NULL,
+  "Status" TEXT NOT NULL, "CreateDate" TEXT NOT NULL, "ErrorMessage" TEXT, "OrderType" TEXT NOT NULL,
+  "Currency" TEXT NOT NULL, "CreatedAt" TEXT NOT NULL, "UpdatedAt" TEXT NOT NULL,
+  "CreatedBy" INTEGER REFERENCES "Users", "UpdatedBy" INTEGER REFERENCES "Users")""",
+    """CREATE INDEX IF NOT EXISTS "IX_Orders_stellerd_pending" ON "Orders" ("CreateDate") WHERE "OrderId" = 0""",
+)
+
+
+def _usable(request: str) -> str | None:
+    try:
+        parsed = uuid.UUID(request)
+    except (ValueError, TypeError, AttributeError):  # SQLite stores whatever it is given
+        return None
+    return str(parsed) if parsed != NIL else None
+
+
+def _rows(rows: Sequence[Row]) -> dict[str, Any]:
+    return {"rows": as_json(rows)}
+
+
+DIALECT = Dialect(
+    say=statements(_READS | _WRITES, _PIECES | {"ledger": _LEDGER}),
+    say_without_ledger=statements(_READS, _PIECES | {"ledger": _NO_LEDGER}),
+    create_ledger=CREATE_LEDGER,
+    create_orders=CREATE_ORDERS,
+    moment=utc_text,
+    usable=_usable,
+    many=as_json,
+    texts=as_json,
+    rows=_rows,
+    as_id=str,
+    bound=utc_text,
+    first_key="",
+    schema=None,
+    earliest="",
+    latest="~",  # after every digit
+)

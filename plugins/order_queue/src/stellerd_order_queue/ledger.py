@@ -1,0 +1,248 @@
+"""Which orders are due, who is at them, and what was published when: the platform's "Orders" and our own table."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from stellerd_order_queue.database import create, transaction
+from stellerd_order_queue.dialects import Dialect, Row, dialect_of
+from stellerd_order_queue.envelope import NIL, message_id
+
+PAGE = 10_000
+"""Orders looked at in one query: large, so that a database without the advised index scans few times."""
+CLAIM = 1_000
+"""Orders claimed in one transaction."""
+TABLE = "stellerd_published_orders"
+
+
+class Candidate(NamedTuple):  # made by the ten thousand: a frozen dataclass takes three times as long
+    """A due order as the page query saw it; `request` and `known_request` are text as stored."""
+
+    key: str
+    request: str
+    created: str
+    known_request: str | None
+    attempts: int
+    was_refused: bool
+    request_id: str | None
+    """`request` in the canonical form, None when no message could carry it."""
+
+    @property
+    def obsolete(self) -> bool:
+        """What the ledger holds is about a refusal, or about a request id that the order no longer has."""
+        return self.known_request is not None and (self.was_refused or self.known_request != self.request_id)
+
+
+class Claimed(NamedTuple):
+    """An order that is ours until the claim ends."""
+
+    key: str
+    request_id: str
+    message_id: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An order that cannot be published, and why; `changed` when there is no need to any more."""
+
+    candidate: Candidate
+    reason: str
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How many orders wait; due ones are neither published a short while ago nor claimed by somebody."""
+
+    recent_due: int
+    older_due: int
+    stuck: int
+    refused: int
+    pending: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """Orders by CreateDate: `since` <= it < `before`; None is unbounded."""
+
+    since: datetime | None = None
+    before: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the ledger goes by; durations in seconds."""
+
+    excluded: tuple[str, ...]
+    max_attempts: int
+    republish_after: float
+    republish_cap: float
+    claim: float
+
+
+class Ledger:
+    """Everything the job says to its database. Each call is one short transaction; all raise as `transaction` does."""
+
+    def __init__(self, engine: sa.Engine, name: str, rules: Rules, owner: uuid.UUID | None = None) -> None:
+        self._engine, self._name, self._rules = engine, name, rules
+        self._dialect: Dialect = dialect_of(engine)
+        self._say = self._dialect.say
+        self._owner = owner or uuid.uuid4()
+        self._excluded = self._dialect.texts(status.lower() for status in rules.excluded)
+
+    @property
+    def table(self) -> str:
+        """The ledger's table, as people write it."""
+        return f"{self._dialect.schema}.{TABLE}" if self._dialect.schema else TABLE
+
+    def exists(self) -> bool:
+        """Whether the ledger's table is there."""
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            return sa.inspect(connection).has_table(TABLE, schema=self._dialect.schema)
+
+    def create(self) -> None:
+        """Make the ledger's table unless it is there; needs no right to create when it is."""
+        if not self.exists():
+            create(self._engine, self._name, self._dialect.create_ledger)
+
+    def create_orders(self) -> None:
+        """Make "Orders" and "Users" unless they are there."""
+        create(self._engine, self._name, self._dialect.create_orders)
+
+    def without_table(self) -> Ledger:
+        """This ledger as if it were empty; only the readers work."""
+        bare = Ledger(self._engine, self._name, self._rules, self._owner)
+        bare._say = self._dialect.say_without_ledger
+        return bare
+
+    def survey(self, now: datetime, since: datetime) -> Survey:
+        """Count what waits; recent is what was created at `since` or later."""
+        values = self._common(now) | {"since": self._dialect.bound(since), "max_attempts": self._rules.max_attempts}
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            return Survey(*connection.execute(self._say["survey"], values).one())
+
+    def pages(self, now: datetime, span: Span) -> Iterator[list[Candidate]]:
+        """The due orders of a span, oldest first, `PAGE` at a time; no transaction is open between pages."""
+        at, key = self._dialect.earliest, self._dialect.first_key
+        while True:
+            page = self._page(now, span, at, key, PAGE)
+            if page:
+                yield page
+            if len(page) < PAGE:
+                return
+            at, key = page[-1].created, page[-1].key
+
+    def first(self, now: datetime, span: Span, size: int) -> list[Candidate]:
+        """The oldest `size` due orders of a span."""
+        return self._page(now, span, self._dialect.earliest, self._dialect.first_key, size)
+
+    def _page(self, now: datetime, span: Span, at: str, key: str, size: int) -> list[Candidate]:
+        bounds = {
+            "since": self._dialect.bound(span.since) if span.since else self._dialect.earliest,
+            "before": self._dialect.bound(span.before) if span.before else self._dialect.latest,
+        }
+        values = self._common(now) | bounds | {"at": at, "id": key, "size": size}
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            rows = connection.execute(self._say["page"], values).all()
+        usable = self._dialect.usable
+        return [Candidate(a, b, c, d, e or 0, bool(f), usable(b)) for a, b, c, d, e, f in rows]
+
+    def claim(self, candidates: Sequence[Candidate], now: datetime) -> tuple[list[Claimed], list[Refusal]]:
+        """Take those that are free and still pending; whoever is not in the answer is somebody else's.
+
+        Several processes may claim at once: each order goes to one of them.
+        """
+        wanted = {each.key: each for each in candidates}
+        rows = [(each.key, r, message_id(r)) for each in candidates if (r := each.request_id)]
+        bad = [Refusal(each, _unusable(each)) for each in candidates if each.request_id is None]
+        with transaction(self._engine, self._name) as connection:
+            mine = self._take(connection, rows, wanted, now)
+            left = [row for row in rows if row[0] not in mine]
+            lost = self._fates(connection, left, wanted, now) if left else []
+        claimed = [Claimed(key, r, m, wanted[key].attempts) for key, r, m in rows if key in mine]
+        return claimed, bad + lost
+
+    def _take(
+        self, connection: sa.Connection, rows: list[Row], wanted: dict[str, Candidate], now: datetime
+    ) -> set[str]:
+        values = self._common(now) | {
+            "owner": self._dialect.as_id(self._owner),
+            "until": self._dialect.moment(now + timedelta(seconds=self._rules.claim)),
+        }
+        obsolete = [row[0] for row in rows if wanted[row[0]].obsolete]
+        if obsolete:
+            connection.execute(self._say["forget"], values | {"ids": self._dialect.many(obsolete)})
+        known = [row[0] for row in rows if wanted[row[0]].known_request is not None]
+        known = [key for key in known if not wanted[key].obsolete]
+        mine: set[str] = set()
+        if known:
+            mine.update(connection.scalars(self._say["renew"], values | {"ids": self._dialect.many(known)}))
+        fresh = [row for row in rows if row[0] not in set(known)]
+        if fresh:
+            mine.update(connection.scalars(self._say["fresh"], values | self._dialect.rows(fresh)))
+        return mine
+
+    def _fates(
+        self, connection: sa.Connection, rows: list[Row], wanted: dict[str, Candidate], now: datetime
+    ) -> list[Refusal]:
+        refusals = []
+        values = self._common(now) | self._dialect.rows(rows)
+        for key, pending, twin in connection.execute(self._say["fate"], values):
+            if not pending:
+                refusals.append(Refusal(wanted[key], "its status or vendor order id changed since it was read", True))
+            elif twin is not None:
+                reason = (
+                    f"RequestId {wanted[key].request} is also that of order {twin}: the consumer would see one only"
+                )
+                refusals.append(Refusal(wanted[key], reason))
+        return refusals
+
+    def refuse(self, refusals: Iterable[Refusal], now: datetime) -> None:
+        """Remember orders that cannot be published, so that they are looked at again after the longest pause only."""
+        again = self._dialect.moment(now + timedelta(seconds=self._rules.republish_cap))
+        rows = [
+            {"id": each.candidate.key, "request": each.candidate.request, "reason": each.reason, "next_due": again}
+            for each in refusals
+        ]
+        if rows:
+            with transaction(self._engine, self._name) as connection:
+                connection.execute(self._say["refuse"], rows)
+
+    def mark_published(self, keys: Sequence[str], now: datetime) -> None:
+        """The broker answers for these: their next turn comes after the pause, twice as long each time.
+
+        Whoever holds the claim by now: a confirm is a fact.
+        """
+        pauses = {"pause": self._rules.republish_after, "cap": self._rules.republish_cap}
+        self._change("mark", keys, self._common(now) | pauses)
+
+    def release(self, keys: Sequence[str]) -> None:
+        """Give claims of ours back: the orders are due again, under the same message ids."""
+        self._change("release", keys, {"owner": self._dialect.as_id(self._owner)})
+
+    def prune(self, old: datetime) -> int:
+        """Forget orders that are done and were due before `old`; returns how many."""
+        with transaction(self._engine, self._name) as connection:
+            values = {"old": self._dialect.moment(old), "excluded": self._excluded}
+            return connection.execute(self._say["prune"], values).rowcount
+
+    def _change(self, statement: str, keys: Sequence[str], values: dict[str, Any]) -> None:
+        if keys:
+            with transaction(self._engine, self._name) as connection:
+                connection.execute(self._say[statement], values | {"ids": self._dialect.many(keys)})
+
+    def _common(self, now: datetime) -> dict[str, Any]:
+        return {"now": self._dialect.moment(now), "excluded": self._excluded}
+
+
+def _unusable(candidate: Candidate) -> str:
+    if str(candidate.request).strip("{}") == str(NIL):
+        return "RequestId is the nil UUID: the platform never gave the order one"
+    return f'RequestId "{candidate.request}" is not a UUID'

@@ -1,0 +1,91 @@
+"""`[jobs.order_queue.settings]`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from stellerd import Duration, Settings
+from stellerd_order_queue.ledger import Rules
+from stellerd_order_queue.publisher import Wishes
+
+
+def _positive(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be longer than zero")
+    return seconds
+
+
+Positive = Annotated[Duration, AfterValidator(_positive)]
+
+
+class OrderQueueSettings(Settings):
+    """What counts as pending, how often an order is published, and how."""
+
+    database: str = Field("steller", description="Name of the [databases.NAME] that holds the orders.")
+    create_tables: bool = Field(
+        False,
+        description='true: stellerd owns the tables and creates "Orders" and "Users" when they are missing; '
+        "false: they belong to the platform's own migrations.",
+    )
+    lookback: Positive = Field(24 * 3600.0, description="Orders created within it go first.")
+    fallback: Literal["when-empty", "always", "never"] = Field(
+        "when-empty",
+        description="Orders older than lookback. when-empty: in a run, once no newer one is due. "
+        "always: together with the newer ones, oldest first. never: left alone.",
+    )
+    exclude_statuses: list[str] = Field(
+        ["Failed", "Succeeded"], description="Orders in these are not pending; any case."
+    )
+    republish_after: Positive = Field(
+        900.0,
+        description="Pause before an order that is still pending is published again; doubles each time.",
+    )
+    republish_cap: Positive = Field(6 * 3600.0, description="Longest such pause.")
+    max_attempts: int = Field(
+        8,
+        ge=1,
+        description="Publications after which a still pending order is reported as stuck; it is never dropped, but "
+        "published again after each longest pause.",
+    )
+    limit: int = Field(0, ge=0, description="Most orders taken in one run; 0: all.")
+    message_type: str = Field(
+        "SharedContracts:OrderCreated",
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="Namespace:Name of the .NET message; also the exchange.",
+    )
+    message_property: str = Field(
+        "orderId", pattern=r"^[A-Za-z_]\w*$", description="Property of the message that carries the request id."
+    )
+    window: int = Field(500, ge=1, le=65535, description="Messages on their way at a time.")
+    confirm_timeout: Positive = Field(30.0, description="Longest wait for the broker to confirm a message.")
+    connect_timeout: Positive = Field(10.0, description="Longest wait for a connection to the broker.")
+    claim: Positive = Field(
+        300.0,
+        description="How long a process holds an order it is publishing; after a kill -9 the order is due again then.",
+    )
+    keep: Positive = Field(7 * 86400.0, description="How long the ledger remembers an order that is no longer pending.")
+    broker_ca: str = Field(
+        "", description="PEM file of the CA that signed an amqps broker's certificate; default: the system's."
+    )
+
+    def rules(self) -> Rules:
+        """The part that the ledger goes by."""
+        return Rules(
+            excluded=tuple(self.exclude_statuses),
+            max_attempts=self.max_attempts,
+            republish_after=self.republish_after,
+            republish_cap=max(self.republish_cap, self.republish_after),
+            claim=self.claim,
+        )
+
+    def wishes(self) -> Wishes:
+        """The part that the publisher goes by."""
+        return Wishes(
+            exchange=self.message_type,
+            window=self.window,
+            confirm_timeout=self.confirm_timeout,
+            connect_timeout=self.connect_timeout,
+            ca_file=self.broker_ca,
+        )

@@ -1,0 +1,72 @@
+"""A job process's line to its parent: events one way, commands and the wish to end the other way."""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from typing import Any
+
+from stellerd.channel import Channel, Message
+from stellerd.signals import SignalPipe
+from stellerd.walltimer import WallTimer
+
+_PROGRESS_EVERY_S = 0.2
+
+
+class Line:
+    """One place that waits for whatever may end a wait: time, a signal, the parent."""
+
+    def __init__(self, channel: Channel, stop_signals: set[signal.Signals]) -> None:
+        self.channel = channel
+        self.stopping = False
+        self.ready: dict[str, Any] | None = None
+        """What to say once this process is ready: a periodic job at once, a service when it first waits."""
+        self.commands: list[Message] = []
+        self._last_progress = 0.0
+        self._signals = SignalPipe(stop_signals, lambda number, frame: self.stop())
+        self._wall = WallTimer()
+
+    def stop(self) -> None:
+        """Ask this process to end."""
+        self.stopping = True
+
+    def tell(self, kind: str, fields: dict[str, Any]) -> None:
+        """An event for the parent; progress at most five times a second, its end always."""
+        if kind == "progress":
+            now = time.monotonic()
+            if now - self._last_progress < _PROGRESS_EVERY_S and fields["done"] != fields["total"]:
+                return
+            self._last_progress = now
+        self.channel.send(kind, **fields)
+
+    def say_ready(self) -> None:
+        """Tell the parent, the first time."""
+        if self.ready is not None:
+            self.tell("ready", self.ready)
+            self.ready = None
+
+    def wait(self, seconds: float) -> bool:
+        """`ctx.wait`: up to `seconds`; True, at once, when this process was asked to end."""
+        self.say_ready()
+        deadline = time.monotonic() + seconds
+        while not self.stopping:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._signals.fd], [], [], max(0.0, left))
+            if ready:
+                self._signals.read()
+            elif left <= 0:
+                break
+        return self.stopping
+
+    def next_command(self, seconds: float | None) -> Message | None:
+        """Between runs: the next command of the parent. None when the time on the wall has come, when the clock was
+        set or when the process was asked to end; `seconds` None: there is no such time."""
+        if not self.commands and not self.stopping:
+            self._wall.set(seconds)
+            select.select([self._signals.fd, self.channel.fileno(), self._wall.fd], [], [])
+            self._signals.read()
+            self.commands += self.channel.receive()
+            if self.channel.closed:  # the parent is gone; PDEATHSIG is on its way
+                self.stop()
+        return self.commands.pop(0) if self.commands and not self.stopping else None

@@ -1,0 +1,171 @@
+"""Every table of stellerd.toml but the top one, as frozen typed models; each key knows what a reload does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from stellerd.durations import Rate, format_duration, format_size, parse_duration, parse_rate, parse_size
+from stellerd.secret import Secret
+
+CHILD_MODULES = (
+    "msgspec", "pika", "pluggy", "psycopg", "requests", "schedule", "sqlalchemy",
+    "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite",
+)  # fmt: skip
+
+
+def _texts(parse: Callable[[str], Any], example: str, known: type = float) -> BeforeValidator:
+    def read(raw: Any) -> Any:
+        if isinstance(raw, str):
+            return parse(raw)
+        if isinstance(raw, known):  # a default of ours, in seconds or bytes
+            return raw
+        raise ValueError(f"write it as text with a unit, as in {example}")
+
+    return BeforeValidator(read)
+
+
+Duration = Annotated[
+    float,
+    _texts(parse_duration, '"30s"'),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^(\s*\d+(\.\d+)?\s*(ms|s|m|h|d|w))+\s*$", "examples": ["30m"]}),
+]
+"""Seconds; in TOML a text with a unit."""
+
+RateText = Annotated[
+    Rate,
+    _texts(parse_rate, '"2/1h"', Rate),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+\s*/.+$", "examples": ["2/1h"]}),
+]
+
+
+class Settings(BaseModel):
+    """Base of every table in stellerd.toml and of a plugin's own settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True,
+        arbitrary_types_allowed=True, allow_inf_nan=False,
+    )  # fmt: skip
+
+
+Size = Annotated[
+    int,
+    _texts(parse_size, '"256MiB"', int),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+\s*(B|KiB|MiB|GiB)?\s*$", "examples": ["256MiB"]}),
+]
+"""Bytes; in TOML a text with a unit."""
+
+
+class SupervisorSettings(Settings):
+    """The daemon itself."""
+
+    socket: str = Field("/run/stellerd/control.sock", description="Control socket; its folder must exist or be ours.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
+    log_format: Literal["auto", "json", "text", "color"] = Field(
+        "auto", description="auto: color on a terminal, JSON lines otherwise."
+    )
+    log_file: str = Field("", description='Log here instead of standard error; SIGUSR1 opens it anew. "": none.')
+    holds: str = Field(
+        "/var/lib/stellerd/holds.json", description="Remembers over restarts which jobs an operator stopped or paused."
+    )
+    stop_timeout: Duration = Field(30.0, description="Longest time for all jobs together to end at shutdown.", gt=0)
+    preload: list[str] = Field(
+        list(CHILD_MODULES), description="Third-party modules imported once, before the jobs are forked."
+    )
+
+
+class StateSettings(Settings):
+    """Where runs, slots, limits and leases are kept."""
+
+    url: Secret = Field(
+        Secret("plain", "sqlite:////var/lib/stellerd/state.db"),
+        description="SQLAlchemy URL; PostgreSQL when several hosts share the work.",
+    )
+    keep: Duration = Field(30 * 86400.0, description="How long finished runs and their quarantine are kept.")
+
+
+class DatabaseSettings(Settings):
+    """A database that jobs use by its name."""
+
+    url: Secret = Field(description="SQLAlchemy URL (postgresql+psycopg://… or sqlite:///…).")
+
+
+class BrokerSettings(Settings):
+    """Where messages are published."""
+
+    url: Secret = Field(description="amqp://…, amqps://… or spool:///directory.")
+
+
+def _rates(raw: Any) -> Any:
+    return raw if isinstance(raw, list) else [raw]
+
+
+class LimitSettings(Settings):
+    """One rate-limit bucket, shared by every process and host on the same state store."""
+
+    rate: Annotated[
+        list[RateText],
+        BeforeValidator(_rates),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    ] = Field(description='Requests per window, as in "2/1h"; a list when several windows hold at once.', min_length=1)
+    margin: Duration | None = Field(
+        None, description="Added to each window for clocks and networks; default 2 % of it, at most 1 s."
+    )
+    max_learned: Duration = Field(86400.0, description="Longest wait believed when the server names one.")
+
+
+class JobSettings(Settings):
+    """One job."""
+
+    plugin: str = Field("", description="Entry point in the group `stellerd`; default: the job's name.")
+    enabled: bool = Field(True, description="false: known, never started.")
+    every: Duration | None = Field(None, description="Interval between slots; default: the plugin's.", gt=0)
+    after: list[str] = Field(
+        default_factory=list,
+        description="Jobs that have their first try before this one: it starts once they are ready.",
+    )
+    misfire: Literal["once", "skip"] = Field(
+        "once", description="A slot missed while nothing ran: one catch-up run, or wait for the next slot."
+    )
+    restart: Literal["always", "on-failure", "never"] = Field(
+        "always", description="Whether a process that ended by itself comes back; on-failure: not after exit code 0."
+    )
+    max_restarts: int = Field(
+        0,
+        ge=0,
+        description="More restarts than this within `window` end as FATAL; 0: tried for ever, called degraded.",
+    )
+    window: Duration = Field(600.0, description="See max_restarts.", gt=0)
+    timeout: Duration = Field(3600.0, description="Longest run; then stacks are logged and the process ends.", gt=0)
+    heartbeat_timeout: Duration | None = Field(
+        None, description="A process without a sign of life for so long is ended and restarted; default: not watched.",
+        gt=0,
+    )  # fmt: skip
+    max_rss: Size | None = Field(
+        None, description="A process larger than this is replaced between two runs; default: any size."
+    )
+    max_runs: int = Field(0, ge=0, description="A process is replaced after so many runs; 0: never.")
+    stop_signal: Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2"] = Field(
+        "TERM", description="What asks the job's group to end."
+    )
+    stop_grace: Duration = Field(10.0, description="From stop_signal to SIGKILL.")
+    settle: Duration = Field(5.0, description="Uptime after which a crash is forgiven: restarted at once.")
+    backoff: Duration = Field(0.5, description="Wait before the second restart in a row; doubles each time.", gt=0)
+    backoff_cap: Duration = Field(60.0, description="Longest wait between restarts.", gt=0)
+    log: Literal["pump", "inherit"] = Field(
+        "pump", description="pump: tagged and kept for `stellerd logs`; inherit: straight to the daemon's output."
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="Environment variables of this job.")
+    cwd: str = Field("", description='Working directory; "": the daemon\'s.')
+    umask: str = Field("", description='File mode mask, as in "027"; "": the daemon\'s.', pattern="^[0-7]{0,4}$")
+    nice: int = Field(0, ge=0, le=19, description="Added to the daemon's niceness.")
+    rlimits: dict[Literal["AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK"], Size] = Field(
+        default_factory=dict, description='Resource limits, as in { NOFILE = 1024, AS = "2GiB" }.'
+    )
+    user: str = Field("", description="Run as this user; only when the daemon runs as root.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="The plugin's own settings.")

@@ -1,0 +1,195 @@
+"""The schedule of a job's process: `schedule` ticks, the store says when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import schedule
+
+from stellerd import config, log
+from stellerd.channel import Message
+from stellerd.config import Config
+from stellerd.durations import format_size
+from stellerd.errors import ConfigError, JobFailed, Unreachable
+from stellerd.line import Line
+from stellerd.runner import Plan, Runner, retry_at
+from stellerd.settings import JobSettings
+from stellerd.status import RunRecord, iso
+from stellerd.store import Held
+
+_PRUNE_EVERY_S = 3600.0
+_HELD_RETRY_S = 5.0
+
+
+class SlotJob(schedule.Job):
+    """A job of the `schedule` library whose next run comes from the store, in aware UTC.
+
+    The library counts from the end of a run in naive local time, which loses slots at a restart and hours at a
+    change of the clocks; it keeps its place as the one that ticks.
+    """
+
+    def __init__(self, scheduler: schedule.Scheduler, ticker: Ticker) -> None:
+        super().__init__(1, scheduler)
+        self.ticker = ticker
+        self.plan: Plan | None = None
+        self.next_run: Any = None
+
+    @property
+    def should_run(self) -> bool:
+        """Whether the plan's time has come."""
+        return self.plan is not None and self.ticker.runner.store_now() >= self.plan.at
+
+    def _schedule_next_run(self) -> None:
+        self.plan = self.ticker.runner.plan()
+        self.next_run = self.plan.at
+        self.ticker.failures = 0
+
+
+class Ticker:
+    """Turns until asked to end, or until the process is to be replaced. `build` makes a runner of a configuration."""
+
+    def __init__(self, config: Config, build: Callable[[Config], Runner], line: Line, paused: bool) -> None:
+        self.config, self.build, self.line, self.paused = config, build, line, paused
+        self.runner = build(config)
+        self.scheduler = schedule.Scheduler()
+        self.slot_job = SlotJob(self.scheduler, self)
+        self.blocked: Unreachable | Held | None = None
+        self.failures = self.runs = 0
+        self._announced: Plan | None = None
+        self._pruned = 0.0
+
+    def serve(self) -> int:
+        """The exit code."""
+        if self.runner.job.kind == "service":
+            return self._serve_service()
+        self.line.say_ready()
+        self._guarded(self._arm)
+        while not self.line.stopping:
+            self._announce()
+            message = self.line.next_command(self._seconds_to_next())
+            if message:
+                self._obey(message)
+            elif not self.line.stopping and not self.paused:
+                self._guarded(self._due)
+            if why := self._worn_out():
+                self.line.tell("recycle", {"reason": why})
+                return 0
+        return 0
+
+    def _serve_service(self) -> int:
+        while isinstance(record := self.runner.run("service"), Held):
+            self.line.tell("trouble", {"reason": str(record)})
+            if self.line.wait(_HELD_RETRY_S):
+                return 0
+        if isinstance(record, RunRecord) and record.state != "ok":
+            raise JobFailed(record.reason)
+        return 0
+
+    # --- when
+
+    def _guarded(self, step: Callable[[], Any]) -> bool:
+        """The store may be away for a while: say so, come back later, keep the process."""
+        try:
+            step()
+        except Unreachable as error:
+            self.failures += 1
+            self._block(error)
+            log.get(job=self.runner.name).error("the state store is away", reason=str(error))
+            return False
+        return True
+
+    def _block(self, by: Unreachable | Held) -> None:
+        self.blocked = by
+        self.line.tell("trouble", {"reason": str(by)})
+
+    def _due(self) -> None:
+        if self.slot_job.plan is None or self.blocked:
+            self.blocked = None
+            self._arm()
+        if self.slot_job.should_run:
+            self.scheduler.run_pending()
+
+    def _arm(self) -> None:
+        """Ask the store anew."""
+        if self.slot_job in self.scheduler.jobs:
+            self.slot_job._schedule_next_run()
+        else:
+            self.slot_job.do(self._tick)
+
+    def _seconds_to_next(self) -> float | None:
+        """By the store's clock, which may differ from this host's."""
+        if self.paused:
+            return None
+        now = self.runner.services.now()
+        if self.blocked is not None:
+            return (retry_at(self.blocked, now, self.failures) - now).total_seconds()
+        left: list[float] = []
+        plan = self.slot_job.plan
+        if plan is None or not self._guarded(lambda: left.append((plan.at - self.runner.store_now()).total_seconds())):
+            return 1.0
+        return left[0]
+
+    def _announce(self) -> None:
+        plan = self.slot_job.plan
+        if plan is not None and plan is not self._announced:
+            fields = {"at": iso(plan.at), "slot": iso(plan.slot), "trigger": plan.trigger, "why": plan.why}
+            self.line.tell("next_run", fields)
+            self._announced = plan
+
+    # --- what
+
+    def _tick(self) -> None:
+        plan = self.slot_job.plan
+        if plan is not None:
+            self._run(plan.trigger, plan.slot)
+
+    def _run(self, trigger: str, slot: Any) -> None:
+        result = self.runner.run(trigger, slot)
+        if isinstance(result, Held):
+            self._block(result)
+        else:
+            self.runs += 1
+        if time.monotonic() - self._pruned > _PRUNE_EVERY_S:
+            self.runner.store.prune(self.config.state.keep)
+            self._pruned = time.monotonic()
+
+    def _obey(self, message: Message) -> None:
+        """One command of the parent; others than these it does not send."""
+        kind = message["kind"]
+        if kind == "trigger":
+            self._guarded(lambda: self._run("operator", None))
+        elif kind in ("pause", "resume"):
+            self.paused = kind == "pause"
+        elif kind == "configure":
+            self._configure(message["text"])
+        self._guarded(self._arm)  # a triggered run may have used up what the plan counted on
+
+    def _configure(self, text: str) -> None:
+        """A reload: new settings, limits and intervals from the next run on, or the old ones when they are wrong."""
+        try:
+            new = config.parse(text, self.config.file)
+            self.runner = self.build(new)
+        except ConfigError as error:
+            log.get(job=self.runner.name).error("reload refused; the old settings stay in force", reason=str(error))
+            self.line.tell("trouble", {"reason": str(error)})
+            return
+        self.config = new
+        log.set_level(new.supervisor.log_level)
+        self.line.tell("configured", {"every": self.runner.every})
+
+    def _worn_out(self) -> str:
+        """Why this process is to be replaced by a fresh one, if it is."""
+        limits: JobSettings = self.config.jobs[self.runner.name]
+        if limits.max_runs and self.runs >= limits.max_runs:
+            return f"max_runs: {self.runs} runs"
+        if limits.max_rss and self.runs and (size := resident_bytes()) > limits.max_rss:
+            return f"max_rss: {size:,} bytes are more than {format_size(limits.max_rss)}"
+        return ""
+
+
+def resident_bytes() -> int:
+    """This process's resident memory (proc(5): second field of statm, in pages)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
