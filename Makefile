@@ -15,7 +15,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo status test lint bench lock clean
+.PHONY: help setup demo status test lint docs bench lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ lint: $(STAMP) ## Check style, types and layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+docs: $(STAMP) ## Write what is derived from the code: etc/stellerd.toml, docs/reference
+	@$(BIN)/python scripts/reference.py
 
 bench: $(STAMP) ## Measure one claim (BENCH=name), or list the benches
 	@PYTHON="$(BIN)/python" scripts/bench "$(BENCH)" $(ARGS)

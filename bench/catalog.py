@@ -69,7 +69,9 @@ def stellerd(engine: sa.Engine) -> Callable[[bytes], None]:
 def floor(engine: sa.Engine) -> Callable[[bytes], float]:
     def store(body: bytes) -> float:
         with session.transaction(engine, "bench") as connection:
-            decoder = Decoder(Merge(connection, datetime.now(UTC)).known_categories(), Aside())
+            merge = Merge(connection, datetime.now(UTC))
+            decoder = Decoder(merge.known_categories(), Aside())
+            merge.finish()
             brands = list(decoder.read(wire.decode_v1(body)))
             staged = {
                 "bs_brands": [item.brand for item in brands],
@@ -79,7 +81,6 @@ def floor(engine: sa.Engine) -> Callable[[bytes], float]:
             }
             for table in STAGES:
                 unlogged = "UNLOGGED" if engine.dialect.name == "postgresql" else ""
-                connection.exec_driver_sql(f"DROP TABLE {table}")
                 types = tables.TYPES[engine.dialect.name]
                 columns = ", ".join(f'"{name}" {types[kind]}' for name, kind in STAGES[table])
                 connection.exec_driver_sql(f"CREATE {unlogged} TABLE {table} ({columns})")

@@ -4,7 +4,7 @@
 
 Every way publishes the same envelope, persistent, mandatory, confirmed, from a fanout exchange to one durable queue,
 in a process of its own. The ways take turns and the best of three counts: other load only ever slows. Slow peers
-publish fewer messages. A whole run surveys, claims, publishes and marks, with a state store; its ratio is to publishing.
+publish fewer messages. A whole run surveys, claims, publishes and marks; its ratio is to publishing alone.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stellerd import config as configuration
-from stellerd import log, views
+from stellerd import log, tomlschema, views
 from stellerd.channel import Message
 from stellerd.config import Config
 from stellerd.durations import parse_duration
@@ -84,6 +84,13 @@ def check(config: Config, *, connect: bool, as_json: bool) -> int:
 
 def _nothing(message: Message) -> None:
     pass
+
+
+def show_schema(config: Config) -> None:
+    """Print the JSON Schema; a plugin that cannot be loaded leaves its settings open."""
+    log.configure("error")
+    told = {job: Once(config, job, _nothing).run("schema").run for job in config.jobs}
+    views.print_json(tomlschema.build({job: answer["schema"] for job, answer in told.items() if answer}))
 
 
 def show_config(config: Config, as_json: bool) -> None:

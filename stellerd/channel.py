@@ -41,6 +41,8 @@ class Channel:
         data = json.dumps({"kind": kind, **fields}, default=str).encode()
         try:
             self.socket.sendall(_HEADER.pack(len(data)) + data)
+        except BlockingIOError:  # our end never waits, and what it sends is small: taken whole or not at all
+            return False
         except OSError:
             self.closed = True
             return False
@@ -59,7 +61,7 @@ class Channel:
                 raise ValueError(f"a message of {size} bytes")
             if len(self._buffer) < _HEADER.size + size:
                 break
-            message = json.loads(self._buffer[_HEADER.size : _HEADER.size + size])
+            message = _decoded(self._buffer[_HEADER.size : _HEADER.size + size])
             del self._buffer[: _HEADER.size + size]
             messages.append(message)
         return messages
@@ -82,6 +84,16 @@ class Channel:
         self.socket.close()
 
 
+def _decoded(data: bytearray) -> Message:
+    try:
+        message = json.loads(data)
+    except RecursionError:
+        raise ValueError("a message nested too deep") from None
+    if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
+        raise ValueError("a message without a kind")
+    return message
+
+
 @dataclass
 class Assignment:
     """What a job's process is forked with."""
@@ -95,8 +107,8 @@ class Assignment:
     """An operator holds its schedule."""
     style: str = "json"
     """Form of its log lines: json or text."""
-    mode: Literal["serve", "once", "check", "settings"] = "serve"
-    """once: one run that a person asked for; check: prove that a run could work; settings: say them; then exit."""
+    mode: Literal["serve", "once", "check", "settings", "schema"] = "serve"
+    """once: one run that a person asked for; check: prove that one could work; settings, schema: say them."""
     connect: bool = True
     """Whether `check` may talk to servers."""
     dry_run: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 
 import setproctitle
 
-from stellerd import assembly, log, surroundings
+from stellerd import assembly, log, surroundings, tomlschema
 from stellerd.channel import Assignment, Channel
 from stellerd.config import Config, plugin_settings
 from stellerd.errors import Busy, ConfigError, StellerdError
@@ -66,7 +66,8 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     _die_with_parent(assignment)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
-    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+    # a closed connection is an OSError of the plugin's, not the end of the process: Python ignores SIGPIPE too
+    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     if log_fd is not None:
@@ -94,6 +95,10 @@ def _live(assignment: Assignment, channel: Channel) -> int:
     line = Line(channel, {signal.SIGTERM, signal.SIGINT, own_signal})
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     loaded = Loaded(config.jobs[name].plugin or name, config.where("jobs", name))
+    if assignment.mode == "schema":
+        schema = tomlschema.of_settings(loaded.job.Settings, name) if loaded.job.Settings else {"type": "object"}
+        line.tell("told", {"schema": schema})
+        return 0
     if assignment.mode == "settings":
         return _tell_settings(line, plugin_settings(config, name, loaded.job.Settings))
     store = Store(config.state_url())

@@ -174,6 +174,16 @@ def config_show(context: click.Context, as_json: bool) -> int:
     return 0
 
 
+@config.command("schema")
+@click.pass_context
+def config_schema(context: click.Context) -> int:
+    """Print the JSON Schema of the configuration, with the settings of its jobs, for an editor."""
+    from stellerd import attended
+
+    attended.show_schema(_load(context))
+    return 0
+
+
 def _job_command(name: str, help_text: str) -> None:
     @cli.command(name, help=help_text)
     @click.argument("job")

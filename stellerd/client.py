@@ -26,7 +26,7 @@ def ask(path: Path, command: str, timeout: float = 10.0, **fields: Any) -> dict[
         raise Unreachable(f"no daemon answers at {path}; start it with: stellerd run") from None
     except PermissionError:
         raise Unreachable(f"{path}: permission denied; use the daemon's user or root") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Unreachable(f"the daemon at {path} does not answer: {error}") from None
     if not reply.pop("ok", False):
         refused = Refused(str(reply.get("error", "refused")))
@@ -49,5 +49,7 @@ def _exchange(path: Path, request: bytes, timeout: float) -> dict[str, Any]:
         os.close(folder)
     if not line:
         raise ValueError("it hung up")
-    reply: dict[str, Any] = json.loads(line)
+    reply = json.loads(line)
+    if not isinstance(reply, dict) or not isinstance(reply.get("code", 1), int):
+        raise ValueError("what it says is no reply")
     return reply

@@ -34,11 +34,20 @@ class Control:
         loop.add(self._socket.fileno(), lambda events: self._accept())
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        if len(self.clients) >= MAX_CLIENTS:
+            self._drop_oldest()
+        try:
             connection, _ = self._socket.accept()
-            if len(self.clients) >= MAX_CLIENTS:
-                min(self.clients, key=lambda client: client.last_used).close()
-            self.clients.add(Client(self, connection))
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:  # no descriptor left: make room, or this would be asked again without end
+            self._drop_oldest()
+            return
+        self.clients.add(Client(self, connection))
+
+    def _drop_oldest(self) -> None:
+        if self.clients:
+            min(self.clients, key=lambda client: client.last_used).close()
 
     def answer(self, line: bytes, uid: int) -> dict[str, Any]:
         """The reply to one request line of a client with this user id."""
@@ -46,7 +55,7 @@ class Control:
             request = json.loads(line)
             name = request["command"]
             changes, call = self.commands[name]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return {"ok": False, "error": f"not a request; commands are: {', '.join(self.commands)}", "code": 2}
         if changes and uid not in (0, os.getuid()):
             return {"ok": False, "error": f"{name} is for root and the daemon's own user", "code": 1}
@@ -87,10 +96,13 @@ class Client:
             self.close()
 
     def _receive(self) -> None:
-        data = self.socket.recv(MAX_REQUEST)
+        try:
+            data = self.socket.recv(MAX_REQUEST)
+        except BlockingIOError:
+            return
         self._in += data
         self.last_used = self.loop.clock()
-        while (end := self._in.find(b"\n")) >= 0:
+        while len(self._out) <= MAX_UNREAD and (end := self._in.find(b"\n")) >= 0:
             line = bytes(self._in[:end])
             del self._in[: end + 1]
             self._out += json.dumps(self.control.answer(line, self.uid)).encode() + b"\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import ipaddress
 import json
 import re
 import time
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from stellerd.errors import BadReply, HttpStatus, RateLimited, Unreachable
+from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable
 from stellerd.limiter import Limiter
 from stellerd.secret import Secret
 
@@ -24,7 +25,7 @@ PATIENCE_S = 10.0
 """A slot nearer than this is waited for in place; a later one raises RateLimited."""
 _CHUNK = 256 * 1024
 _ERROR_BODY = 64 * 1024
-_WAIT_FOR = re.compile(r"wait\s+for\s+(\d{1,12})\s*(second|minute|hour)?", re.IGNORECASE)
+_WAIT_FOR = re.compile(r"wait\s+for\s+(\d[\d,]{0,15}(?:\.\d+)?)\s*(second|minute|hour)?", re.IGNORECASE)
 _UNIT = {"second": 1, "minute": 60, "hour": 3600}
 
 
@@ -63,6 +64,7 @@ class Http:
         200; Unreachable when there is none in time; BadReply for a body over the cap or cut short.
         """
         _check_url(url)
+        credentials = self._credentials()
         self.limiter.acquire(self.bucket, self.wait, patience=PATIENCE_S)
         deadline = time.monotonic() + self.timeout
         name = _name(url)
@@ -73,7 +75,7 @@ class Http:
                     url,
                     params=params,
                     headers={"Accept": "application/json", "User-Agent": "stellerd", **(headers or {})},
-                    auth=self._credentials(),
+                    auth=credentials,  # type: ignore[arg-type]  # bytes are fine
                     stream=True,
                     allow_redirects=False,
                     timeout=(CONNECT_TIMEOUT_S, self.timeout),  # the first byte may take minutes
@@ -85,11 +87,15 @@ class Http:
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise Unreachable(f"{name}: {_plain(error)}") from None
 
-    def _credentials(self) -> tuple[str, str] | None:
+    def _credentials(self) -> tuple[bytes, bytes] | None:
+        """User and password in UTF-8 (RFC 7617)."""
         if self.auth is None:
             return None
         user, password = self.auth
-        return (user.reveal() if isinstance(user, Secret) else user), password.reveal()
+        try:
+            return (user.reveal() if isinstance(user, Secret) else user).encode(), password.reveal().encode()
+        except ValueError as error:
+            raise ConfigError(f"credentials: {error}") from None
 
     def _read(self, response: requests.Response, deadline: float, name: str) -> Reply:
         status = response.status_code
@@ -121,8 +127,8 @@ class Http:
     def _error_text(self, response: requests.Response, deadline: float, name: str) -> str:
         try:
             return self._body(response, deadline, _ERROR_BODY, name).decode("utf-8", "replace")
-        except (BadReply, urllib3.exceptions.HTTPError):
-            return ""  # the status alone says enough
+        except (BadReply, Unreachable, urllib3.exceptions.HTTPError):
+            return ""  # the status alone says enough; a 429 must be learned whatever becomes of its body
 
     def _learn(self, headers: Mapping[str, str], text: str) -> RateLimited:
         seconds = retry_after(headers.get("Retry-After"), datetime.now(UTC))
@@ -150,22 +156,25 @@ def wait_seconds(body: str) -> float | None:
     """Seconds named by "wait for X seconds" in a 429 body: plain text, a JSON string, or JSON with the text in
     `message`, `error` or `detail`; None if there is none."""
     match = _WAIT_FOR.search(_text_of(body))
-    return float(match[1]) * _UNIT[(match[2] or "second").lower()] if match else None
+    return float(match[1].replace(",", "")) * _UNIT[(match[2] or "second").lower()] if match else None
 
 
 def _text_of(body: str) -> str:
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body
     if isinstance(value, dict):
         value = " ".join(str(value[key]) for key in ("message", "error", "detail") if value.get(key))
-    return value if isinstance(value, str) else body
+    return value if value and isinstance(value, str) else body
 
 
 def _check_url(url: str) -> None:
     parts = urlsplit(url)
-    loopback = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
+    try:
+        loopback = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # a name: it may begin with "127." and be anybody's
+        loopback = False
     if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
         raise Unreachable(f"{_name(url)}: refused; only https is used (http for loopback)")
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from stellerd.errors import StellerdError
 from stellerd.store import LEASE_S, Claim, Store
 
 _GONE = "another process has it now"
@@ -58,5 +57,5 @@ class Keeper:
         """Why it could not be renewed; empty when it was."""
         try:
             return "" if self.store.renew(self.claim) else _GONE
-        except StellerdError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the lease cannot be proved; `lost` gets the reason
             return f"could not be renewed: {error}"

@@ -28,8 +28,9 @@ class Line:
         self._wall = WallTimer()
 
     def stop(self) -> None:
-        """Ask this process to end."""
+        """Ask this process to end; from any thread, and from a signal's handler."""
         self.stopping = True
+        self._signals.wake(signal.SIGTERM)  # the main thread may be waiting
 
     def tell(self, kind: str, fields: dict[str, Any]) -> None:
         """An event for the parent; progress at most five times a second, its end always."""

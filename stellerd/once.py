@@ -18,7 +18,7 @@ from stellerd.process import Death, Process
 from stellerd.signals import SignalPipe
 from stellerd.store import Store
 
-Mode = Literal["once", "check", "settings"]
+Mode = Literal["once", "check", "settings", "schema"]
 INTERRUPTED = 130
 PLUGIN_CRASHED = 70
 

@@ -194,11 +194,15 @@ def _ending_of(outcome: Any, context: Context) -> Ending:
     if outcome is None:
         return Ending("ok")
     if isinstance(outcome, Done):
+        if wrong := [name for name, amount in outcome.counters.items() if not isinstance(amount, int)]:
+            raise TypeError(f"counters must be whole numbers: {', '.join(map(str, wrong))}")
         context.merge(outcome.counters)
         return Ending("partial", "; ".join(outcome.problems)) if outcome.problems else Ending("ok")
     if isinstance(outcome, Skipped):
         return Ending("skipped", outcome.reason)
     if isinstance(outcome, Deferred):
+        if outcome.until.tzinfo is None:
+            raise TypeError("Deferred.until has no time zone; write datetime.now(UTC) + …")
         return Ending("deferred", outcome.reason, not_before=outcome.until)
     raise TypeError(f"run() returned {type(outcome).__name__}; it may return Done, Skipped, Deferred or None")
 

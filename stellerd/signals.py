@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -26,6 +27,11 @@ class SignalPipe:
             return [signal.Signals(number) for number in dict.fromkeys(os.read(self.fd, 4096))]
         except BlockingIOError:
             return []
+
+    def wake(self, number: signal.Signals) -> None:
+        """Make `fd` readable as this signal would; for another thread."""
+        with contextlib.suppress(BlockingIOError):  # it is readable already
+            os.write(self._write, bytes([number]))
 
     def close(self) -> None:
         """Put back what was there before."""

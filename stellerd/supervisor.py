@@ -373,6 +373,14 @@ class Supervisor:
         self._forget_if_gone(job)
 
     def _on_message(self, job: Managed, message: Message) -> None:
+        try:
+            self._heed(job, message)
+        except (LookupError, TypeError, ValueError) as error:  # a plugin on our line must not take the daemon down
+            self.log.error("killed: said what no job says", job=job.name, reason=f"{type(error).__name__}: {error}")
+            if job.process:
+                job.process.kill()
+
+    def _heed(self, job: Managed, message: Message) -> None:
         kind = str(message.pop("kind", ""))
         if kind == "run_started":
             message["started_at"] = iso(datetime.now(UTC))

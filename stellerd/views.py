@@ -75,7 +75,7 @@ def _moment(text: str | None) -> str:
 
 def counters(values: dict[str, int]) -> str:
     """ "products 8,026, new 12": counters that are zero are left out."""
-    return ", ".join(f"{name} {amount:,}" for name, amount in values.items() if amount)
+    return ", ".join(f"{clean(name)} {amount:,}" for name, amount in values.items() if amount)
 
 
 def _safe(text: str) -> str:
@@ -128,7 +128,7 @@ def _note(job: dict[str, Any]) -> str:
     elif run and run["reason"]:
         parts.append(_safe(run["reason"]))
     if run and run["counters"]:
-        parts.append(counters(run["counters"]))
+        parts.append(escape(counters(run["counters"])))
     if job["next_run"] and job["next_run"]["why"]:
         parts.append(_safe(job["next_run"]["why"]))
     return "; ".join(parts)
@@ -181,7 +181,7 @@ def history(runs: list[dict[str, Any]], as_json: bool) -> None:
         took = "-" if run["seconds"] is None else short(run["seconds"])
         started = from_iso(run["started_at"]).strftime("%Y-%m-%d %H:%M:%SZ")
         row = [str(run["id"]), run["job"], _colored(run["state"]), run["trigger"], started, took]
-        table.add_row(*row, counters(run["counters"]), _safe(run["reason"]))
+        table.add_row(*row, escape(counters(run["counters"])), _safe(run["reason"]))
     _print(table)
 
 

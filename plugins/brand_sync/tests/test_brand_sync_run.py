@@ -364,6 +364,21 @@ def test_a_database_that_is_away_is_named_without_its_password(worlds: Any, vend
         world.harness.check()
 
 
+def test_a_file_that_is_no_database_is_named(tmp_path: Any, worlds: Any, vendor: Any) -> None:
+    (tmp_path / "steller.db").write_bytes(b"this is a letter to a friend" * 100)
+    record = worlds(f"sqlite:///{tmp_path}/steller.db", vendor.base_url).run()
+    assert (record.state, record.exit_code) == ("failed", 69)
+    assert "file is not a database" in record.reason
+
+
+def test_a_mistake_in_the_sql_is_not_taken_for_an_absent_server(sqlite_url: str) -> None:
+    engine = database.open_engine(sqlite_url, "test")
+    with pytest.raises(errors.JobFailed, match="no such table: nowhere; nothing was changed"):
+        with session.transaction(engine, "steller") as connection:
+            connection.exec_driver_sql("SELECT * FROM nowhere")
+    engine.dispose()
+
+
 def test_a_database_that_dies_during_the_merge_keeps_nothing(postgres_url: str, worlds: Any, vendor: Any) -> None:
     world = worlds(postgres_url, vendor.base_url)
     world.create()

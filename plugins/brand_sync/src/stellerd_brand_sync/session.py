@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,10 @@ from stellerd import errors
 
 LOCK = 7_305_812_166
 """Key of the advisory lock that lets one sync at a time into a PostgreSQL database; any number, always the same."""
+_SQLITE_AWAY = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
+}  # fmt: skip
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '120s'"
 
 
@@ -45,6 +50,8 @@ def _exclude_others(connection: sa.Connection) -> None:
 
 
 def _is_away(error: DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):  # its OperationalError also means wrong SQL
+        return (error.orig.sqlite_errorcode & 0xFF) in _SQLITE_AWAY
     return isinstance(error, OperationalError | InterfaceError)
 
 

@@ -13,7 +13,7 @@ from stellerd_order_queue.envelope import Envelopes, Message, iso_utc
 from stellerd_order_queue.ledger import CLAIM, Candidate, Claimed, Ledger, Refusal, Span
 from stellerd_order_queue.publisher import Outcome, Publisher
 
-MARK = 1_000
+MARK = 2_000
 """Settled orders written down in one transaction."""
 
 

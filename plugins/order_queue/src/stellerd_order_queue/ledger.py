@@ -16,7 +16,7 @@ from stellerd_order_queue.envelope import NIL, message_id
 
 PAGE = 10_000
 """Orders looked at in one query: large, so that a database without the advised index scans few times."""
-CLAIM = 1_000
+CLAIM = 2_000
 """Orders claimed in one transaction."""
 TABLE = "stellerd_published_orders"
 
