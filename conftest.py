@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import structlog
 from servers import PostgresServer, RabbitServer
 
 
@@ -19,6 +21,17 @@ class Rabbit:
     def ctl(self, *args: str) -> str:
         """Run rabbitmqctl; returns what it printed."""
         return self.server.ctl(*args)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Logging belongs to the process: what one test configures must not be another's."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

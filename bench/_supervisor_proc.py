@@ -55,7 +55,7 @@ class Ear:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"not within {seconds:g} s: {what}")
-            self.listen(left)
+            self.listen(min(left, 1.0))
 
     def for_seconds(self, seconds: float) -> int:
         """Listen all that time; how many lines came."""
@@ -134,11 +134,11 @@ def time_gone(pids: Iterable[int], end: Callable[[], None], seconds: float) -> t
         return (last - begin) * 1000, len(waiting)
 
 
-def kill_marked(pids: Iterable[int], mark: str) -> None:
-    """SIGKILL to those whose environment holds `mark`: a pid that is somebody else's by now is left alone."""
+def kill_in(folder: Path, pids: Iterable[int]) -> None:
+    """SIGKILL to those that work in `folder`: a pid that is somebody else's by now is left alone."""
     for pid in pids:
         with contextlib.suppress(OSError):
-            if mark.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+            if Path(f"/proc/{pid}/cwd").readlink() == folder:
                 os.kill(pid, signal.SIGKILL)
 
 

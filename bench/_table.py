@@ -168,7 +168,7 @@ def medians(commands: Mapping[str, Sequence[str]], times: int = 20) -> dict[str,
 
 def _middle(runs: list[Usage]) -> Usage:
     def of(field: str) -> float:
-        return statistics.median(getattr(run, field) for run in runs)
+        return statistics.median([float(getattr(run, field)) for run in runs])
 
     return Usage(of("wall_s"), of("cpu_s"), of("peak_mib"), runs[0].code)
 

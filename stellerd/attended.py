@@ -42,11 +42,10 @@ def _say(job: str, result: Result) -> None:
     if result.run:
         views.outcome(result.run)
     else:
-        click.echo(
-            f"stellerd: {job}: {result.reason}" if result.exit_code != 78 else f"stellerd: {result.reason}", err=True
-        )
+        reason = log.clean_lines(result.reason)
+        click.echo(f"stellerd: {job}: {reason}" if result.exit_code != 78 else f"stellerd: {reason}", err=True)
     if result.detail:
-        click.echo(result.detail, err=True, nl=False)
+        click.echo(log.clean_lines(result.detail), err=True, nl=False)
 
 
 def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -122,7 +122,22 @@ def _one_line(logger: Any, name: str, event: MutableMapping[str, Any]) -> Mutabl
     texts = _redacted(logger, name, event)
     stack = texts.pop("traceback", None)
     lines = {} if stack is None else {"exception": "\n".join(f"  {clean(line)}" for line in str(stack).split("\n"))}
-    return {clean(key): clean(value) for key, value in texts.items()} | lines
+    return {clean(key): clean(_for_people(key, value)) for key, value in texts.items()} | lines
+
+
+def _for_people(key: str, value: Any) -> Any:
+    """The time without its date, counters without zeros and braces."""
+    if key == "ts":
+        return str(value)[11:19] + "Z"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {amount:,}" if isinstance(amount, int) else f"{name} {amount}"
+                         for name, amount in value.items() if amount)  # fmt: skip
+    return value
+
+
+def clean_lines(text: str) -> str:
+    """A text of several lines without any other control characters."""
+    return "\n".join(map(clean, text.split("\n")))
 
 
 def clean(value: Any) -> Any:

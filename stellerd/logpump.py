@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,7 @@ CHUNK = 256 * 1024
 MAX_LINE = 64 * 1024
 TAIL_LINES = 1000
 _MARK = RECORD.encode()
+_COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Sink:
@@ -83,10 +85,12 @@ def _nonblocking_writer(fd: int) -> Callable[[bytes], int]:
         return lambda data: os.write(own, data)
     except OSError:
         pass  # a socket (systemd's journal) or somebody else's file: both can be written another way
+    copy = os.dup(fd)
     try:
-        sock = socket.socket(fileno=os.dup(fd))
+        sock = socket.socket(fileno=copy)
         return lambda data: sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:
+        os.close(copy)
         return lambda data: os.write(fd, data)
 
 
@@ -140,11 +144,17 @@ class LogPump:
     def _emit(self, lines: list[bytes]) -> None:
         if not lines:
             return
-        out = [line[1:] if line.startswith(_MARK) else self._framed(line) for line in lines]
+        out = [self._logged(line[1:]) if line.startswith(_MARK) else self._framed(line) for line in lines]
         for line in out[-TAIL_LINES:]:
             self.tail.append(line.decode("utf-8", "replace"))
         self.count += len(out)
         self.sink.lines(out)
+
+    def _logged(self, line: bytes) -> bytes:
+        """As it is, unless it holds what our logger never writes: anybody can print the mark."""
+        text = line.decode("utf-8", "replace")
+        plain = _COLOR.sub("", text) if self.style == "color" else text
+        return line if plain.isprintable() else str(clean(text)).encode()
 
     def _framed(self, line: bytes) -> bytes:
         text = clean(line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r"))

@@ -22,6 +22,7 @@ from stellerd.store import Claim, Cursor, Held, Store, Taken
 Emit = Callable[[str, dict[str, Any]], None]
 _REASON_CHARS = 2000
 PLUGIN_ERROR = 70
+_LEAST_DEFERRAL = timedelta(seconds=1)  # a plugin that defers into the past shall not spin
 _RECORD_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -85,7 +86,7 @@ class Runner:
         first = self._first_slot(now)
         last = self.store.last_scheduled(self.name)
         if last is not None and last.slot is not None and last.state == "deferred" and last.not_before is not None:
-            due = max(last.not_before, now)
+            due = max(last.not_before, (last.finished_at or now) + _LEAST_DEFERRAL, now)
             return self._not_before_buckets(
                 Plan(due, max(slots.slot_at(first, self.every, due), last.slot), "deferred", last.reason)
             )

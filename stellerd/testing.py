@@ -15,6 +15,8 @@ from stellerd.job import Job
 from stellerd.status import RunRecord
 from stellerd.store import Store
 
+__all__ = ["Clock", "Harness", "RunRecord"]
+
 
 @dataclass
 class Clock:

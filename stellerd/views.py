@@ -14,7 +14,7 @@ from rich.table import Table
 
 from stellerd.channel import Message
 from stellerd.durations import format_duration
-from stellerd.log import clean
+from stellerd.log import clean, clean_lines
 from stellerd.status import from_iso
 
 _COLORS = {
@@ -99,7 +99,7 @@ def status(reply: dict[str, Any], as_json: bool) -> None:
     _print(table)
     for job in reply["jobs"]:
         if job["detail"]:
-            click.echo(f"\n{job['job']}:\n{job['detail'].rstrip()}")
+            click.echo(f"\n{job['job']}:\n{clean_lines(job['detail'].rstrip())}")
 
 
 def _last(job: dict[str, Any]) -> str:
@@ -125,13 +125,13 @@ def _note(job: dict[str, Any]) -> str:
     run = job["last_run"]
     if job["reason"]:
         parts.append(_safe(job["reason"]))
-    elif run and run["reason"]:
+    elif run and run["reason"] and not job["run"]:
         parts.append(_safe(run["reason"]))
     if run and run["counters"]:
         parts.append(escape(counters(run["counters"])))
     if job["next_run"] and job["next_run"]["why"]:
         parts.append(_safe(job["next_run"]["why"]))
-    return "; ".join(parts)
+    return "; ".join(part for part in parts if part)
 
 
 def next_runs(jobs: list[dict[str, Any]], as_json: bool) -> None:
@@ -204,10 +204,10 @@ def check(file: str, rows: list[dict[str, Any]], connect: bool, as_json: bool) -
         return
     click.echo(f"{file}: configuration is valid")
     for row in rows:
-        said = "ok" if row["ok"] else row["reason"]
+        said = "ok" if row["ok"] else clean_lines(row["reason"])
         click.echo(f"{row['job']}: {said}{'' if row['enabled'] else ' (not enabled)'}")
         if row["detail"]:
-            click.echo(row["detail"].rstrip())
+            click.echo(clean_lines(row["detail"].rstrip()))
 
 
 def plugins(rows: list[dict[str, str]], as_json: bool) -> None:
@@ -217,7 +217,8 @@ def plugins(rows: list[dict[str, str]], as_json: bool) -> None:
         return
     table = _table("PLUGIN", "DISTRIBUTION", "VERSION", "ENTRY POINT")
     for row in rows:
-        table.add_row(row["plugin"], row.get("distribution", "-"), row.get("version", "-"), row["entry_point"])
+        columns = (row["plugin"], row.get("distribution", "-"), row.get("version", "-"), row["entry_point"])
+        table.add_row(*map(_safe, columns))
     _print(table)
 
 

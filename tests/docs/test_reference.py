@@ -83,7 +83,7 @@ def test_the_readme_names_every_command_and_no_other() -> None:
             words = [
                 word
                 for word in text.removeprefix("stellerd").split()
-                if word.isalpha() and word.islower() or "-" in word[1:] and word[0].isalpha()
+                if (word.isalpha() and word.islower()) or ("-" in word[1:] and word[0].isalpha())
             ]
             named |= {" ".join(words)} if words else set()
     assert named == set(commands(cli))

@@ -585,5 +585,3 @@ def test_no_message_has_credentials_or_query(server: Server, client: Client, sta
     with pytest.raises(StellerdError) as caught:
         client(auth=("client", Secret("plain", PASSWORD))).get(url)
     assert PASSWORD not in f"{caught.value!r} {caught.value}"
-
-

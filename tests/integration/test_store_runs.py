@@ -316,7 +316,7 @@ def test_a_record_comes_back_as_it_was_written(state: Store) -> None:
     assert run.started_at.utcoffset() == timedelta(0)
 
 
-@pytest.mark.parametrize("text", ["nul \x00 byte", "lone surrogate \udcff", "escape \x1b[31m"], ids=["nul", "sur", "esc"])
+@pytest.mark.parametrize("text", ["nul \x00", "half \udcff", "escape \x1b[31m"], ids=["nul", "half a pair", "escape"])
 def test_any_text_can_be_recorded(state: Store, text: str) -> None:
     record = state.finish(claimed(state), "failed", reason=text, counters={})
     assert record.state == "failed"
@@ -456,7 +456,10 @@ def test_a_file_that_is_no_database_says_so(tmp_path: Path, content: bytes) -> N
         with opened(f"sqlite:///{path}") as state:  # an empty file is an empty database
             assert state.history() == []
         return
-    with pytest.raises(Unreachable, match=f"state store .*{path}.*: file is not a database"), opened(f"sqlite:///{path}"):
+    with (
+        pytest.raises(Unreachable, match=f"state store .*{path}.*: file is not a database"),
+        opened(f"sqlite:///{path}"),
+    ):
         pass
 
 
@@ -480,11 +483,14 @@ def test_connections_that_were_cut_are_replaced(postgres_url: str, postgres_serv
 
 
 def test_a_server_that_is_killed_in_a_transaction_is_unreachable(postgres_url: str, postgres_server: Any) -> None:
-    with opened(postgres_url) as state, pytest.raises(Unreachable, match="state store"):
+    def ask(state: Store) -> None:
         with state.begin() as connection:
             connection.execute(sa.text("SELECT 1"))
             postgres_server.terminate_backends(postgres_url)
             connection.execute(sa.text("SELECT 1"))
+
+    with opened(postgres_url) as state, pytest.raises(Unreachable, match="state store"):
+        ask(state)
 
 
 @pytest.mark.parametrize("url", ["mysql://u:canary-4711@h/db", "canary-4711", "postgresql://u:canary-4711@h:port/db"])

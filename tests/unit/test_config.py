@@ -55,7 +55,10 @@ MISTAKES = {
     "text for a list": ("[jobs.a]\nafter = 'b'\n[jobs.b]", "2:1: jobs.a.after: must be a list"),
     "text for a table": ("state = 'sqlite://'", "1:1: state: must be a table"),
     "text for a table of tables": ("jobs = 'all'", "1:1: jobs: must be a table"),
-    "job name": ("[jobs.BrandSync]\n", "1:1: jobs.BrandSync: not a name: use small letters, digits, - and _, a letter first"),
+    "job name": (
+        "[jobs.BrandSync]\n",
+        "1:1: jobs.BrandSync: not a name: use small letters, digits, - and _, a letter first",
+    ),
     "no secret": (
         "[broker]\nurl = { vault = 'x' }",
         '2:1: broker.url: not a secret: write { env = "NAME" }, { file = "path" } or { credential = "name" }',
@@ -63,7 +66,10 @@ MISTAKES = {
     "cap below backoff": ("[jobs.a]\nbackoff = '2m'", "1:1: jobs.a.backoff_cap: shorter than backoff"),
     "after nobody": ("[jobs.a]\nafter = ['b']", '2:10: jobs.a.after.0: no job "b"; there are: a'),
     "after itself": ("[jobs.a]\nafter = ['a']", '2:10: jobs.a.after.0: "a" waits for "a" itself'),
-    "empty rate list": ("[limits.b]\nrate = []", "2:1: limits.b.rate: List should have at least 1 item after validation, not 0"),
+    "empty rate list": (
+        "[limits.b]\nrate = []",
+        "2:1: limits.b.rate: List should have at least 1 item after validation, not 0",
+    ),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "ticker warmup",
     "3 outside": "client",
     "2": "registry",
-    "1": "channel config hookspecs log secret settings systemd tomllines",
+    "1": "channel config hookspecs log secret settings systemd tomllines tomlschema",
     # the standard library only
     "0": "__init__ backoff durations errors heartbeat hosts job memory signals slots states status walltimer",
 }

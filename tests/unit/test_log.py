@@ -13,7 +13,7 @@ import pytest
 from stellerd import log
 
 HOSTILE = 'a\r\nb\x1b[31m\x9b2J\x7f\u2028\u2029\x85\x00 "q" \\'
-FORGED = '2026-01-01T00:00:00Z [error    ] forged'
+FORGED = "2026-01-01T00:00:00Z [error    ] forged"
 
 
 @pytest.fixture(autouse=True)

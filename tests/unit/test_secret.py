@@ -113,7 +113,7 @@ def test_a_credential_comes_from_the_folder_that_systemd_names(tmp_path: Path, m
 
 def test_a_credential_without_systemd_says_how_to_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(ValueError, match=r'credential "key": \$CREDENTIALS_DIRECTORY is not set; .*LoadCredential=key:'):
+    with pytest.raises(ValueError, match=r'"key": \$CREDENTIALS_DIRECTORY is not set; .*LoadCredential=key:'):
         Secret("credential", "key").reveal()
 
 
@@ -263,7 +263,7 @@ def test_no_log_line_has_a_revealed_value(style: str, value: str, monkeypatch: p
     revealed(value)
     lines = io.StringIO()
     log.configure("debug", style, write=lambda line: print(line, file=lines))
-    logger = log.get(url=f"x://u:{value}@h", **{"field": value})
+    logger = log.get(url=f"x://u:{value}@h", field=value)
     logger.error(f"event {value}", nested={"a": [value]}, traceback=f"Traceback\n{value}")
     try:
         password = value

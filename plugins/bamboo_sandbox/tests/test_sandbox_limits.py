@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -12,7 +13,12 @@ from hypothesis import strategies as st
 from stellerd_bamboo_sandbox import Sandbox
 from stellerd_bamboo_sandbox.limits import Window, refusal
 
-from stellerd.http import wait_seconds
+
+def wait_seconds(text):
+    """The number of a refusal's sentence, wherever it stands; None when there is none."""
+    match = re.search(r"wait for (\d+) seconds", text)
+    return match and int(match[1])
+
 
 FIVE_PM = 1_754_067_600.0  # 2025-08-01 17:00:00 UTC
 

@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from stellerd_brand_sync import BrandSync, tables
 
 from stellerd import database
-from stellerd.status import RunRecord
-from stellerd.testing import Harness
+from stellerd.testing import Harness, RunRecord
 
 SECRET = "s3cret-wörd"
 TABLES = ("Categories", "Brands", "BrandCategories", "Products", "ProductPricings", "ProductPricingConfigurations")

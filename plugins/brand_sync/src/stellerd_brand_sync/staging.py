@@ -12,7 +12,6 @@ from stellerd_brand_sync.tables import TYPES
 BATCH = 5_000
 """Rows held in Python before they go to the database: memory stays flat however large the catalogue is."""
 _COPY_CHARS = 256 * 1024
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 # What the catalogue says
 STAGES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -109,4 +108,9 @@ class Staging:
 
 def copy_line(row: Iterable[Any]) -> str:
     r"""One row in COPY's text format: tabs between, \N for null, backslash, tab and line ends escaped."""
-    return "\t".join(["\\N" if v is None else v.translate(_ESCAPES) if type(v) is str else str(v) for v in row]) + "\n"
+    return "\t".join(["\\N" if v is None else _escaped(v) if type(v) is str else str(v) for v in row]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    # four searches by memchr: str.translate looks every character up and takes ten times as long
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

@@ -1,0 +1,99 @@
+"""What one run is handed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import structlog
+
+from stellerd import Context
+from stellerd.context import Services
+
+NOW = datetime(2026, 2, 1, tzinfo=UTC)
+
+
+class World:
+    """Services that remember what they were asked."""
+
+    def __init__(self) -> None:
+        self.put_aside: list[tuple[Any, ...]] = []
+        self.progress: list[tuple[Any, ...]] = []
+        self.waits: list[float] = []
+        self.stopping = False
+
+    def services(self) -> Services:
+        nothing: Any = None
+        return Services(
+            log=structlog.get_logger(), limiter=nothing, cursor=nothing, engine=nothing,
+            broker_url=lambda: "spool:///x", wait=self.wait, progress=lambda *a: self.progress.append(a),
+            quarantine=lambda *a: self.put_aside.append(a), now=lambda: NOW,
+        )  # fmt: skip
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        return self.stopping
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def context(world: World, **more: Any) -> Context:
+    return Context(world.services(), job="a", settings=None, **{"run_id": 7} | more)
+
+
+def test_counters_add_up(world: World) -> None:
+    ctx = context(world)
+    ctx.count(new=2, changed=1)
+    ctx.count(new=3)
+    assert ctx.counters == {"new": 5, "changed": 1}
+
+
+def test_the_counters_of_the_outcome_win(world: World) -> None:
+    ctx = context(world)
+    ctx.count(new=2, seen=9)
+    ctx.merge({"new": 5})
+    assert ctx.counters == {"new": 5, "seen": 9}
+
+
+def test_stopping_asks_without_waiting(world: World) -> None:
+    ctx = context(world)
+    assert not ctx.stopping
+    world.stopping = True
+    assert ctx.stopping
+    assert world.waits == [0, 0]
+
+
+def test_a_wait_is_as_long_as_asked(world: World) -> None:
+    context(world).wait(2.5)
+    assert world.waits == [2.5]
+
+
+def test_a_quarantined_item_belongs_to_the_run_and_is_counted(world: World) -> None:
+    ctx = context(world)
+    ctx.quarantine("brand", "X", "no id", {"a": 1})
+    assert world.put_aside == [(7, "brand", "X", "no id", {"a": 1})]
+    assert ctx.counters == {"quarantined": 1}
+
+
+def test_a_dry_run_counts_but_puts_nothing_aside(world: World) -> None:
+    ctx = context(world, dry_run=True)
+    ctx.quarantine("brand", "X", "no id")
+    assert (world.put_aside, ctx.counters) == ([], {"quarantined": 1})
+
+
+def test_progress_is_handed_on(world: World) -> None:
+    context(world).progress(3, 10, "brands")
+    assert world.progress == [(3, 10, "brands")]
+
+
+def test_a_run_without_a_slot_has_the_present_as_its_slot(world: World) -> None:
+    assert context(world).slot == context(world).now() == NOW
+
+
+def test_a_run_has_the_slot_it_is_for(world: World) -> None:
+    slot = datetime(2026, 1, 1, tzinfo=UTC)
+    assert context(world, slot=slot).slot == slot

@@ -1,0 +1,165 @@
+"""The loop: timers in order, descriptors as they come, and no wakeup without a reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stellerd.loop import OUT, Loop
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def loop(clock: FakeClock) -> Iterator[Loop]:
+    made = Loop()
+    made.clock = clock  # type: ignore[method-assign]
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=30))
+def test_timers_fire_in_the_order_of_their_deadlines(waits: list[float]) -> None:
+    loop, clock = Loop(), FakeClock()
+    loop.clock = clock  # type: ignore[method-assign]
+    fired: list[tuple[float, int]] = []
+    for number, wait in enumerate(waits):
+        loop.after(wait, lambda wait=wait, number=number: fired.append((clock.time - 1000.0 + wait * 0, number)))  # type: ignore[misc]
+    clock.time += 101
+    loop.turn()
+    loop.close()
+    assert [number for _, number in fired] == [n for _, n in sorted((1000.0 + w, n) for n, w in enumerate(waits))]
+
+
+def test_timers_of_one_deadline_fire_in_the_order_they_were_set(loop: Loop, clock: FakeClock) -> None:
+    fired: list[int] = []
+    for number in range(5):
+        loop.after(1, lambda number=number: fired.append(number))  # type: ignore[misc]
+    clock.time += 1
+    loop.turn()
+    assert fired == [0, 1, 2, 3, 4]
+
+
+def test_a_timer_fires_once(loop: Loop, clock: FakeClock) -> None:
+    fired: list[int] = []
+    loop.after(0, lambda: fired.append(1))
+    loop.after(100, lambda: None)
+    loop.turn()
+    clock.time += 100
+    loop.turn()
+    assert fired == [1]
+
+
+def test_a_timer_does_not_fire_before_its_time(loop: Loop, clock: FakeClock, pipe: tuple[int, int]) -> None:
+    fired: list[int] = []
+    loop.after(1, lambda: fired.append(1))
+    loop.add(pipe[1], lambda events: None, OUT)
+    clock.time += 0.999
+    loop.turn()
+    assert fired == []
+
+
+def test_a_cancelled_timer_never_fires(loop: Loop, clock: FakeClock) -> None:
+    fired: list[str] = []
+    timer = loop.after(1, lambda: fired.append("cancelled"))
+    loop.after(2, lambda: fired.append("kept"))
+    timer.cancel()
+    timer.cancel()
+    clock.time += 5
+    loop.turn()
+    assert fired == ["kept"]
+
+
+def test_a_timer_may_cancel_the_next_one(loop: Loop, clock: FakeClock) -> None:
+    fired: list[str] = []
+    loop.after(1, lambda: second.cancel())
+    second = loop.after(1, lambda: fired.append("second"))
+    clock.time += 1
+    loop.turn()
+    assert fired == []
+
+
+def test_a_timer_may_set_another_one(loop: Loop, clock: FakeClock) -> None:
+    fired: list[str] = []
+    loop.after(1, lambda: loop.after(1, lambda: fired.append("second")))
+    clock.time += 1
+    loop.turn()
+    clock.time += 1
+    loop.turn()
+    assert fired == ["second"]
+
+
+def test_without_a_deadline_there_is_no_timeout(loop: Loop) -> None:
+    assert loop._timeout() is None
+
+
+def test_cancelled_timers_cause_no_wakeup(loop: Loop) -> None:
+    for _ in range(3):
+        loop.after(5, lambda: None).cancel()
+    assert loop._timeout() is None
+
+
+def test_the_timeout_is_the_next_deadline(loop: Loop, clock: FakeClock) -> None:
+    loop.after(7, lambda: None)
+    loop.after(3, lambda: None)
+    assert loop._timeout() == 3
+    clock.time += 10
+    assert loop._timeout() == 0
+
+
+def test_a_readable_descriptor_is_told(loop: Loop, pipe: tuple[int, int]) -> None:
+    read: list[bytes] = []
+    loop.add(pipe[0], lambda events: read.append(os.read(pipe[0], 10)))
+    os.write(pipe[1], b"x")
+    loop.turn()
+    assert read == [b"x"]
+
+
+def test_a_descriptor_removed_during_the_turn_is_not_told(loop: Loop) -> None:
+    pipes = [os.pipe() for _ in range(2)]
+    told: list[int] = []
+
+    def first_come(number: int) -> None:
+        told.append(number)
+        loop.remove(pipes[1 - number][0])
+
+    for number, (read, write) in enumerate(pipes):
+        loop.add(read, lambda events, number=number: first_come(number))  # type: ignore[misc]
+        os.write(write, b"x")
+    loop.turn()
+    for fd in (fd for ends in pipes for fd in ends):
+        os.close(fd)
+    assert len(told) == 1
+
+
+def test_an_unknown_descriptor_can_be_removed(loop: Loop) -> None:
+    loop.remove(12345)
+
+
+def test_a_closed_loop_leaves_no_descriptor_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    Loop().close()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,70 @@
+"""sd_notify against real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from stellerd import systemd
+
+
+def listening(address: str) -> socket.socket:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(address)
+    manager.settimeout(5)
+    return manager
+
+
+def test_a_manager_with_a_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(str(tmp_path / "notify")) as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert systemd.notify("READY=1", "STATUS=3 of 3 jobs up")
+        assert manager.recv(1000) == b"READY=1\nSTATUS=3 of 3 jobs up"
+
+
+def test_a_manager_with_an_abstract_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"stellerd-test-{os.getpid()}"
+    with listening(f"\0{name}") as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        assert systemd.notify("STOPPING=1")
+        assert manager.recv(1000) == b"STOPPING=1"
+
+
+@pytest.mark.parametrize("address", ["", "/no/such/socket", "@no-such-socket", "x" * 200])
+def test_a_manager_that_is_not_there_fails_nobody(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    assert not systemd.notify("READY=1")
+
+
+def test_without_a_manager_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not systemd.notify("READY=1")
+
+
+def test_a_manager_that_does_not_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(str(tmp_path / "notify")):
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert not all(systemd.notify("WATCHDOG=1") for _ in range(10_000))
+
+
+def test_telling_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/no/such/socket")
+    before = len(os.listdir("/proc/self/fd"))
+    systemd.notify("READY=1")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "interval"),
+    [("20000000", "", 10.0), ("20000000", "me", 10.0), ("20000000", "1", None), ("", "", None), ("0", "", None),
+     ("soon", "", None)],
+)  # fmt: skip
+def test_the_watchdog_is_fed_twice_as_often_as_asked(
+    usec: str, pid: str, interval: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "me" else pid)
+    assert systemd.watchdog_interval() == interval
