@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stellerd import assembly, config, log
+from stellerd.database import open_engine
 from stellerd.errors import Busy
 from stellerd.job import Job
 from stellerd.status import RunRecord
 from stellerd.store import Store
 
-__all__ = ["Clock", "Harness", "RunRecord"]
+__all__ = ["Clock", "Harness", "RunRecord", "open_engine"]
 
 
 @dataclass

@@ -15,8 +15,7 @@ import pytest
 import sqlalchemy as sa
 from stellerd_brand_sync import BrandSync, tables
 
-from stellerd import database
-from stellerd.testing import Harness, RunRecord
+from stellerd.testing import Harness, RunRecord, open_engine
 
 SECRET = "s3cret-wörd"
 TABLES = ("Categories", "Brands", "BrandCategories", "Products", "ProductPricings", "ProductPricingConfigurations")
@@ -106,7 +105,7 @@ class World:
             databases={"steller": url},
             settings={key: value for key, value in chosen.items() if value is not None},
         )
-        self.engine = database.open_engine(url, "test")
+        self.engine = open_engine(url, "test")
 
     def run(self, dry_run: bool = False) -> RunRecord:
         """A run an hour after the one before, so that no limit is in its way."""
@@ -215,7 +214,7 @@ def brand() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def memory() -> Iterator[sa.Connection]:
     """An open transaction on an in-memory SQLite with the tables."""
-    engine = database.open_engine("sqlite:///:memory:", "test")
+    engine = open_engine("sqlite:///:memory:", "test")
     with engine.connect() as connection:
         tables.create_missing(connection)
         yield connection

@@ -18,7 +18,7 @@ from stellerd_brand_sync.decode import Decoder
 from stellerd_brand_sync.merge import Merge
 from stellerd_brand_sync.staging import Staging
 
-from stellerd import database
+from stellerd.testing import open_engine
 
 Make = Callable[..., dict[str, Any]]
 LINKS = 'SELECT b."InternalId", c."CategoryId" FROM "BrandCategories" c JOIN "Brands" b ON b."Id" = c."BrandId"'
@@ -222,7 +222,7 @@ _text = _any_text | st.text("\\\t\n\rN.", max_size=9)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(st.integers(0, 2**31 - 1), _text, st.none() | _text), min_size=1, max_size=5))
 def test_any_text_survives_the_copy(postgres_url: str, rows: list[tuple[Any, ...]]) -> None:
-    engine = database.open_engine(postgres_url, "test")
+    engine = open_engine(postgres_url, "test")
     with engine.connect() as connection:
         Staging(connection).load("bs_categories", rows)
         assert [tuple(row) for row in connection.exec_driver_sql("SELECT * FROM bs_categories")] == rows
@@ -342,7 +342,7 @@ def test_any_catalogue_after_any_other_on_sqlite(memory: sa.Connection, first: A
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=_catalogues(), second=_catalogues())
 def test_any_catalogue_after_any_other_on_postgresql(postgres_url: str, first: Any, second: Any) -> None:
-    engine = database.open_engine(postgres_url, "test")
+    engine = open_engine(postgres_url, "test")
     with engine.connect() as connection:  # never committed: each example begins on empty tables
         tables.create_missing(connection)
         _a_then_b(connection, first, second)

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from stellerd_bamboo_sandbox import Sandbox
 from stellerd_brand_sync import BrandSync, session, stellerd_job
 
-from stellerd import database, errors
+from stellerd import errors
 
 Make = Callable[..., dict[str, Any]]
 SECRET = "s3cret-wörd"
@@ -372,7 +372,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Any, worlds: Any, vendor:
 
 
 def test_a_mistake_in_the_sql_is_not_taken_for_an_absent_server(sqlite_url: str) -> None:
-    engine = database.open_engine(sqlite_url, "test")
+    engine = open_engine(sqlite_url, "test")
     with pytest.raises(errors.JobFailed, match="no such table: nowhere; nothing was changed"):
         with session.transaction(engine, "steller") as connection:
             connection.exec_driver_sql("SELECT * FROM nowhere")
@@ -415,7 +415,7 @@ def test_a_second_sync_waits_for_the_first(postgres_url: str, worlds: Any, vendo
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with session.transaction(world.engine, "steller"):
         thread.start()
-        watch = database.open_engine(postgres_url, "test")
+        watch = open_engine(postgres_url, "test")
         with watch.connect() as connection:
             _until(lambda: connection.execute(sa.text(waiting)).scalar_one() == 1)
         watch.dispose()
