@@ -15,6 +15,7 @@ from stellerd_bamboo_sandbox import Sandbox
 from stellerd_brand_sync import BrandSync, session, stellerd_job
 
 from stellerd import errors
+from stellerd.testing import open_engine
 
 Make = Callable[..., dict[str, Any]]
 SECRET = "s3cret-wörd"
