@@ -39,6 +39,7 @@ def runner(
     observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
     step_down: Callable[[], None] = lambda: None,
     alive: Callable[[], None] | None = None,
+    attended: bool = False,
 ) -> Runner:
     """The runner of one job.
 
@@ -62,7 +63,7 @@ def runner(
     return Runner(
         name, job(), settings, store, limiter, services, emit,
         every=entry.every or parse_duration(job.every), misfire=entry.misfire, observe=observe, step_down=step_down,
-        alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4,
+        alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4, attended=attended,
     )  # fmt: skip
 
 

@@ -108,6 +108,7 @@ def _live(assignment: Assignment, channel: Channel) -> int:
         return assembly.runner(
             config, name, loaded.job, store, logger, line.tell, wait=line.wait, step_down=line.stop,
             observe=loaded.observe(logger, name), alive=assignment.heartbeat.stamp if assignment.heartbeat else None,
+            attended=assignment.mode == "once",
         )  # fmt: skip
 
     if assignment.mode == "check":

@@ -68,12 +68,14 @@ class Runner:
         step_down: Callable[[], None] = lambda: None,
         alive: Callable[[], None] | None = None,
         alive_every: float = 0.0,
+        attended: bool = False,
     ) -> None:
         self.name, self.job, self.settings = name, job, settings
         self.store, self.limiter, self.services = store, limiter, services
         self.emit, self.observe, self.step_down = emit, observe, step_down
         self.every, self.misfire = every, misfire
         self.alive, self.alive_every = alive, alive_every
+        self.attended = attended
 
     # --- when
 
@@ -186,6 +188,7 @@ class Runner:
         level = "info" if record.state in ("ok", "skipped") else "warning" if record.state == "deferred" else "error"
         shown = {key: fields[key] for key in ("state", "seconds") if fields[key] is not None}
         reason = {"reason": record.reason} if record.reason else {}
+        level = "debug" if self.attended else level  # there the command line says it
         getattr(context.log, level)("run finished", trigger=record.trigger, **shown, **reason, counters=record.counters)
         self.emit("run_finished", fields)
         self.observe("stellerd_run_finished", fields)

@@ -63,13 +63,16 @@ def _half(ctx: Context, name: str, work: Callable[[Context], None]) -> errors.St
     try:
         work(ctx)
     except errors.StellerdError as error:
-        ctx.log.warning("half failed", half=name, reason=str(error))
+        ctx.log.debug("half failed", half=name, reason=str(error))
         return error
     return None
 
 
 def _outcome(first: errors.StellerdError | None, second: errors.StellerdError | None) -> Done | Deferred:
-    """What two halves make together: a closed catalogue limit defers, two failures fail, one is a problem."""
+    """What two halves make together: a closed catalogue limit defers, one failure is a problem, two fail.
+
+    Raises: Unreachable when neither half reached its server, else JobFailed.
+    """
     problems = tuple(
         f"{name}: {error}" if not str(error).startswith(f"{name}:") else str(error)
         for name, error in (("categories", first), ("catalogue", second))
@@ -78,7 +81,8 @@ def _outcome(first: errors.StellerdError | None, second: errors.StellerdError | 
     if isinstance(second, errors.RateLimited) and second.until is not None:
         return Deferred(second.until, "; ".join(problems))
     if first is not None and second is not None:
-        raise errors.JobFailed("; ".join(problems))
+        away = isinstance(first, errors.Unreachable) and isinstance(second, errors.Unreachable)
+        raise (errors.Unreachable if away else errors.JobFailed)("; ".join(problems))
     return Done(problems=problems)
 
 
