@@ -48,9 +48,6 @@ AUDIT = ("CreatedAt", "UpdatedAt", "CreatedBy", "UpdatedBy")
 CATALOGUE = ("Brands", "Products", "ProductPricings", "ProductPricingConfigurations", "BrandCategories")
 
 
-# --- stellerd: the job's own path from the body on
-
-
 def stellerd(engine: sa.Engine) -> Callable[[bytes], None]:
     def store(body: bytes) -> None:
         with session.transaction(engine, "bench") as connection:
@@ -119,7 +116,7 @@ def orm_way(engine: sa.Engine) -> Callable[[bytes], None]:
                     setattr(row, column, value)
                 if name == "Brands" and row.Id is None:
                     work.flush()
-                if name in ("Products",):
+                if name == "Products":
                     row.BrandId = stored["Brands"][values["BrandInternalId"]].Id
             _link(work, models, stored, body)
             work.commit()
@@ -262,6 +259,7 @@ def child(way: str, url: str, folder: Path) -> None:
         before = peak_mib()
     took = {}
     for step, name in zip(STEPS, ("a", "a", "b"), strict=True):
+        body = b""  # not two bodies at once: the peak is one of the figures
         body = (folder / name).read_bytes()
         began = time.perf_counter()
         own = store(body)

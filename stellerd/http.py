@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import ipaddress
 import json
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -70,6 +73,8 @@ class Http:
         name = _name(url)
         try:
             with requests.Session() as session:
+                session.mount("https://", _InTime())
+                session.mount("http://", _InTime())
                 session.trust_env = False  # no ~/.netrc, no proxy that nobody configured
                 response = session.get(
                     url,
@@ -137,6 +142,58 @@ class Http:
         until = self.limiter.learn(self.bucket, seconds)
         self.log.warning("server says 429", bucket=self.bucket, wait_s=seconds, not_before=until.isoformat())
         return RateLimited(self.bucket, until, "the server answered 429")
+
+
+class _HeadersInTime:
+    """http.client allows the read timeout for each byte of the headers; here it is for all of them together."""
+
+    timeout: float
+    sock: socket.socket
+
+    def getresponse(self) -> Any:
+        """What it says. Raises: TimeoutError."""
+        late = threading.Event()
+        guard = threading.Timer(self.timeout, _shut, (self.sock, late))
+        guard.daemon = True
+        guard.start()
+        try:
+            response = super().getresponse()  # type: ignore[misc]
+        finally:
+            guard.cancel()
+        if late.is_set():  # headers cut short look complete to http.client
+            raise TimeoutError("timed out")
+        return response
+
+
+def _shut(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with contextlib.suppress(OSError):  # it was closed this very moment
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(_HeadersInTime, urllib3.connection.HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _Https(_HeadersInTime, urllib3.connection.HTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Http  # type: ignore[assignment]
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Https  # type: ignore[assignment]
+
+
+class _InTime(requests.adapters.HTTPAdapter):
+    """Connections whose headers have a deadline."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """See the library."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -24,11 +26,22 @@ LATER = datetime(2030, 1, 1, tzinfo=UTC)
 PASSWORD = "kanarie-1147-blau"
 
 
+@pytest.fixture(scope="module")
+def postgres_database(postgres_server: Any) -> Iterator[str]:
+    made = postgres_server.create_database()
+    yield made
+    postgres_server.drop_database(made)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path}/state.db"
+    """An empty store: a file, or a schema of its own, which is quicker to have than a database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    database, schema = request.getfixturevalue("postgres_database"), f"s{uuid.uuid4().hex}"
+    with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    return f"{database}?options=-csearch_path%3D{schema}"
 
 
 def job(run: Callable[[Context], Any], **attributes: Any) -> type[Job]:

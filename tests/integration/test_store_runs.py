@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -24,11 +26,22 @@ from stellerd.store import Claim, Cursor, Held, Store, Taken
 SLOT = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
 
 
+@pytest.fixture(scope="module")
+def postgres_database(postgres_server: Any) -> Iterator[str]:
+    made = postgres_server.create_database()
+    yield made
+    postgres_server.drop_database(made)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path}/state.db"
+    """An empty store: a file, or a schema of its own, which is quicker to have than a database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    database, schema = request.getfixturevalue("postgres_database"), f"s{uuid.uuid4().hex}"
+    with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    return f"{database}?options=-csearch_path%3D{schema}"
 
 
 @contextmanager

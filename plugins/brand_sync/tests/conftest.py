@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,7 +14,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from stellerd_brand_sync import BrandSync, tables
+from stellerd_brand_sync import BrandSync, tables, wire
+from stellerd_brand_sync.aside import Aside, Item
+from stellerd_brand_sync.categories import CategoryBook
+from stellerd_brand_sync.decode import BrandRows, Decoder
 
 from stellerd.testing import Harness, RunRecord, open_engine
 
@@ -37,6 +41,40 @@ def make_brand(key: str, *products: dict[str, Any], **changes: Any) -> dict[str,
         "terms": "tërms 🎁", "logoUrl": "", "modifiedDate": "2020-09-23T15:01:00.8409786", "categories": [],
         "products": list(products),
     } | changes  # fmt: skip
+
+
+class Decoded:
+    """What a catalogue became."""
+
+    def __init__(self, *brands: Any, stored: dict[int, str] | None = None) -> None:
+        body = brands[0] if isinstance(brands[0], bytes) else json.dumps({"brands": brands}).encode()
+        self.aside = Aside()
+        self.book = CategoryBook((stored or {}).items())
+        self.decoder = Decoder(self.book, self.aside)
+        self.rows: list[BrandRows] = list(self.decoder.read(wire.decode_v1(body)))
+
+    @property
+    def only(self) -> BrandRows:
+        """The one brand there is."""
+        [rows] = self.rows
+        return rows
+
+    @property
+    def bad(self) -> Item:
+        """The one thing put aside."""
+        [item] = self.aside.items
+        return item
+
+    @property
+    def links(self) -> list[int]:
+        """Category ids of the one brand."""
+        return [number for _, number in self.only.links]
+
+
+@pytest.fixture(scope="session")
+def decoded() -> type[Decoded]:
+    """Decodes brands, or a whole body: `decoded(brand, brand, stored={1: "Name"})`."""
+    return Decoded
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,6 +195,13 @@ class World:
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
         at: datetime = value
         return at.astimezone(UTC)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something another process or thread does."""
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, "waited 20 s in vain"
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Give all connections back, so that the database can be dropped."""

@@ -12,45 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stellerd_brand_sync import values, wire
-from stellerd_brand_sync.aside import KEEP, Aside, Item
-from stellerd_brand_sync.categories import KNOWN, CategoryBook, read_list
-from stellerd_brand_sync.decode import BrandRows, Decoder
+from stellerd_brand_sync.aside import KEEP, Aside
 
 from stellerd import errors
 
 Make = Callable[..., dict[str, Any]]
 
 
-class Decoded:
-    """What a catalogue became."""
-
-    def __init__(self, *brands: Any, stored: dict[int, str] | None = None) -> None:
-        body = brands[0] if isinstance(brands[0], bytes) else json.dumps({"brands": brands}).encode()
-        self.aside = Aside()
-        self.book = CategoryBook((stored or {}).items())
-        self.decoder = Decoder(self.book, self.aside)
-        self.rows: list[BrandRows] = list(self.decoder.read(wire.decode_v1(body)))
-
-    @property
-    def only(self) -> BrandRows:
-        """The one brand there is."""
-        [rows] = self.rows
-        return rows
-
-    @property
-    def bad(self) -> Item:
-        """The one thing put aside."""
-        [item] = self.aside.items
-        return item
-
-    @property
-    def links(self) -> list[int]:
-        """Category ids of the one brand."""
-        return [number for _, number in self.only.links]
-
-
-def test_a_brand_becomes_rows(brand: Make, product: Make) -> None:
-    rows = Decoded(
+def test_a_brand_becomes_rows(brand: Make, product: Make, decoded: Any) -> None:
+    rows = decoded(
         brand("7", product(5, minFaceValue=1, maxFaceValue=100.5, count=3), modifiedDate="2020-09-23T15:01:00")
     )
     assert rows.only.brand[1:5] == ("7", "Shop 7", "US", "USD")
@@ -93,9 +63,9 @@ def test_what_is_no_time_is_unusable(text: str) -> None:
         values.moment("t", text)
 
 
-@given(st.decimals(min_value=0, max_value=Decimal("9999999999.99999999"), places=8))
-def test_prices_are_exact(amount: Decimal) -> None:
-    [price] = Decoded(
+@given(amount=st.decimals(min_value=0, max_value=Decimal("9999999999.99999999"), places=8))
+def test_prices_are_exact(amount: Decimal, decoded: Any) -> None:
+    [price] = decoded(
         b'{"brands":[{"internalId":"1","name":"n","countryCode":"US","currencyCode":"USD","modifiedDate":'
         b'"2020-01-01T00:00:00","products":[{"id":1,"name":"p","minFaceValue":1,"maxFaceValue":1,"modifiedDate":'
         b'"2020-01-01T00:00:00","price":{"min":0,"max":' + f"{amount:f}".encode() + b',"currencyCode":"USD"}}]}]}'
@@ -108,88 +78,32 @@ def test_prices_are_exact(amount: Decimal) -> None:
     [(b"100.0000", "100.0000"), (b"0.1", "0.1000"), (b"1e2", "100.0000"), (b"-0.0", "0.0000"), (b"0", "0.0000"),
      (b"100.00000000", "100.0000"), (b"99999999999999.9999", "99999999999999.9999"), (b'"12.5"', "12.5000")],
 )  # fmt: skip
-def test_face_values_are_exact(number: bytes, stored: str, brand: Make, product: Make) -> None:
+def test_face_values_are_exact(number: bytes, stored: str, brand: Make, product: Make, decoded: Any) -> None:
     body = json.dumps({"brands": [brand("1", product(1, minFaceValue=0, maxFaceValue="@"))]}).encode()
-    assert Decoded(body.replace(b'"@"', number)).only.products[0][4] == stored
+    assert decoded(body.replace(b'"@"', number)).only.products[0][4] == stored
 
 
 @pytest.mark.parametrize(("face", "price", "commission"), [(10, "9.99999999", 1), (10, "10", 2), (10, "10.5", 2)])
 def test_the_commission_type_says_whether_the_face_value_is_above_the_price(
-    face: int, price: str, commission: int, brand: Make, product: Make
+    face: int, price: str, commission: int, brand: Make, product: Make, decoded: Any
 ) -> None:
     made = product(1, maxFaceValue=face, price={"min": 0, "max": price, "currencyCode": "USD"})
-    assert Decoded(brand("1", made)).only.prices[0][-1] == commission
+    assert decoded(brand("1", made)).only.prices[0][-1] == commission
 
 
 @pytest.mark.parametrize(("count", "stock"), [(None, None), (0, 0), (17, 17), ("25", 25), (" 3 ", 3), ("0", 0)])
-def test_count_in_every_form(count: Any, stock: int | None, brand: Make, product: Make) -> None:
-    assert Decoded(brand("1", product(1, count=count))).only.products[0][5] == stock
+def test_count_in_every_form(count: Any, stock: int | None, brand: Make, product: Make, decoded: Any) -> None:
+    assert decoded(brand("1", product(1, count=count))).only.products[0][5] == stock
 
 
-def test_missing_keys_that_may_be_missing(brand: Make) -> None:
+def test_missing_keys_that_may_be_missing(brand: Make, decoded: Any) -> None:
     made = brand("1")
     for name in ("products", "categories", "description", "disclaimer", "redemptionInstructions", "terms", "logoUrl"):
         del made[name]
-    rows = Decoded(made)
+    rows = decoded(made)
     assert rows.only.brand[5:10] == (None,) * 5
     assert (rows.only.products, rows.only.links, rows.only.brand[-1]) == ([], [], 0)
     assert rows.aside.items == []
-
-
-@pytest.mark.parametrize(
-    ("categories", "links"),
-    [
-        ([{"id": 2, "name": "Gaming", "description": ""}, {"id": 28, "name": "New"}], [2, 28]),
-        ([2, 28], [2, 28]),
-        (["Gaming", " gaming ", "MOBILE APPLICATION", "2", "28"], [2, 22, 28]),
-        ([{"id": 2, "name": "Gaming"}, 2, "Gaming"], [2]),
-        ([], []),
-    ],
-)
-def test_categories_in_every_form(categories: list[Any], links: list[int], brand: Make) -> None:
-    rows = Decoded(brand("1", categories=categories))
-    assert rows.links == links
-    assert rows.only.brand[-1] == 1
-    assert rows.aside.items == []
-
-
-@pytest.mark.parametrize("changes", [{"categories": None}, {}])
-def test_unsaid_categories_leave_links_alone(changes: dict[str, Any], brand: Make) -> None:
-    made = brand("1")
-    del made["categories"]
-    assert Decoded(made | changes).only.brand[-1] == 0
-
-
-def test_unknown_categories_are_created_with_the_best_name_known(brand: Make) -> None:
-    rows = Decoded(
-        brand("1", categories=[2, 77, 78]),
-        brand("2", categories=[{"id": 77, "name": "Real", "description": "d"}, {"id": 5, "name": "Other"}]),
-        stored={5: "Tools"},
-    )
-    assert rows.book.new == {2: (2, "Gaming", None), 77: (77, "Real", "d"), 78: (78, "Category 78", None)}
-
-
-def test_a_stored_name_wins_over_the_documented_one(brand: Make) -> None:
-    assert Decoded(brand("1", categories=["Gaming"]), stored={99: "Gaming"}).links == [99]
-
-
-def test_a_name_without_an_id_costs_that_link_alone(brand: Make) -> None:
-    rows = Decoded(brand("1", categories=["Gaming", "Basket Weaving"]))
-    assert rows.links == [2]
-    assert (rows.bad.entity, rows.bad.key) == ("category", "Basket Weaving")
-    assert "cannot be created" in rows.bad.reason
-
-
-@pytest.mark.parametrize(
-    "categories", ["Gaming", 5, [{"name": "no id"}], [0], [2**31], [None], [{"id": 1, "name": "\0"}]]
-)
-def test_categories_that_cannot_be_read_cost_the_links_not_the_brand(
-    categories: Any, brand: Make, product: Make
-) -> None:
-    rows = Decoded(brand("1", product(1), categories=categories))
-    assert (rows.only.links, rows.only.brand[-1], len(rows.only.products)) == ([], 0, 1)
-    assert rows.bad.entity == "category"
-    assert "links stay" in rows.bad.reason
 
 
 BAD_BRANDS = [
@@ -215,23 +129,25 @@ BAD_BRANDS = [
 
 
 @pytest.mark.parametrize(("changes", "reason"), BAD_BRANDS)
-def test_a_bad_brand_is_put_aside_alone(changes: dict[str, Any], reason: str, brand: Make, product: Make) -> None:
-    rows = Decoded(brand("1", product(1)), brand("2", product(2)) | changes, brand("3", product(3)))
+def test_a_bad_brand_is_put_aside_alone(
+    changes: dict[str, Any], reason: str, brand: Make, product: Make, decoded: Any
+) -> None:
+    rows = decoded(brand("1", product(1)), brand("2", product(2)) | changes, brand("3", product(3)))
     assert [row.brand[1] for row in rows.rows] == ["1", "3"]
     assert rows.bad.entity == "brand"
     assert rows.bad.reason.startswith(reason)
 
 
 @pytest.mark.parametrize("name", ["name", "countryCode", "currencyCode", "modifiedDate"])
-def test_a_brand_lacking_a_required_key_is_put_aside(name: str, brand: Make) -> None:
+def test_a_brand_lacking_a_required_key_is_put_aside(name: str, brand: Make, decoded: Any) -> None:
     made = brand("2")
     del made[name]
-    assert Decoded(made).bad.reason == f"{name} is missing"
+    assert decoded(made).bad.reason == f"{name} is missing"
 
 
 @pytest.mark.parametrize("item", [5, None, "brand", []])
-def test_a_brand_that_is_no_object(item: Any, brand: Make) -> None:
-    rows = Decoded(brand("1"), item)
+def test_a_brand_that_is_no_object(item: Any, brand: Make, decoded: Any) -> None:
+    rows = decoded(brand("1"), item)
     assert (len(rows.rows), rows.bad.key) == (1, "brand 1")
 
 
@@ -264,8 +180,10 @@ BAD_PRODUCTS = [
 
 
 @pytest.mark.parametrize(("changes", "reason"), BAD_PRODUCTS)
-def test_a_bad_product_is_put_aside_alone(changes: dict[str, Any], reason: str, brand: Make, product: Make) -> None:
-    rows = Decoded(brand("1", product(1), product(2) | changes, product(3)))
+def test_a_bad_product_is_put_aside_alone(
+    changes: dict[str, Any], reason: str, brand: Make, product: Make, decoded: Any
+) -> None:
+    rows = decoded(brand("1", product(1), product(2) | changes, product(3)))
     assert [row[0] for row in rows.only.products] == [1, 3]
     assert [row[0] for row in rows.only.prices] == [1, 3]
     assert rows.bad.entity == "product"
@@ -286,39 +204,41 @@ BAD_PRICES = [
 
 
 @pytest.mark.parametrize(("price", "reason"), BAD_PRICES)
-def test_a_bad_price_costs_the_price_not_the_product(price: Any, reason: str, brand: Make, product: Make) -> None:
-    rows = Decoded(brand("1", product(1, price=price)))
+def test_a_bad_price_costs_the_price_not_the_product(
+    price: Any, reason: str, brand: Make, product: Make, decoded: Any
+) -> None:
+    rows = decoded(brand("1", product(1, price=price)))
     assert ([row[0] for row in rows.only.products], rows.only.prices) == ([1], [])
     assert (rows.bad.entity, rows.bad.key) == ("price", "1")
     assert rows.bad.reason.startswith(reason)
 
 
-def test_a_price_that_is_not_there_at_all(brand: Make, product: Make) -> None:
+def test_a_price_that_is_not_there_at_all(brand: Make, product: Make, decoded: Any) -> None:
     made = product(1)
     del made["price"]
-    assert Decoded(brand("1", made)).bad.reason.startswith("price is missing")
+    assert decoded(brand("1", made)).bad.reason.startswith("price is missing")
 
 
-def test_the_first_of_two_brands_is_kept(brand: Make, product: Make) -> None:
-    rows = Decoded(brand("1", product(1)), brand("1", product(2), name="Twin"))
+def test_the_first_of_two_brands_is_kept(brand: Make, product: Make, decoded: Any) -> None:
+    rows = decoded(brand("1", product(1)), brand("1", product(2), name="Twin"))
     assert (rows.only.brand[2], [row[0] for row in rows.only.products]) == ("Shop 1", [1])
     assert rows.bad.reason == "internalId 1 came twice; the first one is kept"
 
 
-def test_the_first_of_two_products_is_kept_even_across_brands(brand: Make, product: Make) -> None:
-    rows = Decoded(brand("1", product(1)), brand("2", product(1, name="Twin"), product(2)))
+def test_the_first_of_two_products_is_kept_even_across_brands(brand: Make, product: Make, decoded: Any) -> None:
+    rows = decoded(brand("1", product(1)), brand("2", product(1, name="Twin"), product(2)))
     assert [row.products[0][2] for row in rows.rows] == ["Card 1", "Card 2"]
     assert rows.bad.reason == "id 1 came twice; the first one is kept"
 
 
-def test_a_twin_of_a_bad_item_is_not_its_twin(brand: Make, product: Make) -> None:
-    rows = Decoded(brand("1", product(1, name=None), product(1)))
+def test_a_twin_of_a_bad_item_is_not_its_twin(brand: Make, product: Make, decoded: Any) -> None:
+    rows = decoded(brand("1", product(1, name=None), product(1)))
     assert [row[0] for row in rows.only.products] == [1]
 
 
-def test_bytes_that_are_not_utf8_cost_one_brand(brand: Make) -> None:
+def test_bytes_that_are_not_utf8_cost_one_brand(brand: Make, decoded: Any) -> None:
     body = json.dumps({"brands": [brand("1"), brand("2", name="@")]}).encode().replace(b"@", b"\xff")
-    rows = Decoded(body)
+    rows = decoded(body)
     assert (rows.only.brand[1], rows.bad.reason) == ("1", "holds bytes that are not UTF-8")
 
 
@@ -352,25 +272,6 @@ def test_a_body_that_is_no_catalogue(body: bytes, reason: str) -> None:
 
 def test_a_byte_order_mark_is_no_reason_to_fail() -> None:
     assert wire.decode_v1(b'\xef\xbb\xbf{"brands":[]}') == []
-
-
-def test_the_categories_list_loses_only_its_bad_items() -> None:
-    aside = Aside()
-    items = [{"id": 1, "name": "One", "description": ""}, {"id": 2, "name": "Two"}, {"id": 1, "name": "Twin"},
-             {"id": None, "name": "Nil"}, {"id": 0, "name": "Zero"}, "text", {"id": 8, "name": "a\0"}]  # fmt: skip
-    assert read_list(json.dumps(items).encode(), aside) == [(1, "One", ""), (2, "Two", None)]
-    assert [item.key for item in aside.items] == ["1", "Nil", "0", "item 5", "8"]
-
-
-@pytest.mark.parametrize("body", [b"[]", b"{}", b"[null]", b"", b"oops"])
-def test_a_list_without_a_category_is_refused(body: bytes) -> None:
-    with pytest.raises(errors.BadReply, match=r"^categories: "):
-        read_list(body, Aside())
-
-
-def test_the_known_categories_are_27_and_have_gaps() -> None:
-    assert len(KNOWN) == 27
-    assert {8, 28, 29}.isdisjoint(KNOWN)
 
 
 def test_a_payload_is_cut_and_a_key_is_storable() -> None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
 from stellerd_bamboo_sandbox import Sandbox
-from stellerd_brand_sync import BrandSync, session, stellerd_job
-
-from stellerd import errors
-from stellerd.testing import open_engine
+from stellerd_brand_sync import BrandSync, stellerd_job
 
 Make = Callable[..., dict[str, Any]]
-SECRET = "s3cret-wörd"
 
 
 @pytest.fixture
@@ -83,16 +76,9 @@ def _written(world: Any) -> dict[str, tuple[int, int, int]]:
     world.harness.runner.services.engine("steller").dispose()
     world.engine.dispose()
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    _until(lambda: world.query(others) == [(0,)])
+    world.until(lambda: world.query(others) == [(0,)])
     query = "SELECT relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables"
     return {name: tuple(figures) for name, *figures in world.query(query)}
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited 20 s in vain"
-        time.sleep(0.01)
 
 
 def test_refused_credentials_are_named_and_the_secret_is_not(sqlite_url: str, worlds: Any, capfd: Any) -> None:
@@ -271,160 +257,6 @@ def test_shrinking_is_measured_against_the_last_catalogue_not_against_all_that_e
     assert world.query('SELECT count(*) FROM "Products"') == [(150,)]
 
 
-MISSING = [
-    ('DELETE FROM "CommissionTypes" WHERE "Id" = 2', 'lacks row 2; add it with: INSERT INTO "CommissionTypes"'),
-    ('DELETE FROM "Users"', 'lacks row 1; add it with: INSERT INTO "Users"'),
-    ('DROP TABLE "ProductPricingConfigurations"', 'no table "ProductPricingConfigurations"'),
-    ('ALTER TABLE "Products" DROP COLUMN "Count"', '"Products" lacks column "Count"'),
-    ('ALTER TABLE "Products" ADD COLUMN "Sku" text NOT NULL DEFAULT 1', None),
-]
-
-
-@pytest.mark.parametrize(("damage", "said"), MISSING)
-def test_a_database_that_is_not_ready_costs_no_request(
-    any_url: str, worlds: Any, vendor: Any, damage: str, said: str | None
-) -> None:
-    world = worlds(any_url, vendor.base_url, create_tables=False)
-    world.create()
-    world.do(damage)
-    if said is None:
-        world.harness.check()
-        world.ok()
-        return
-    with pytest.raises(errors.JobFailed, match="the database is not ready") as caught:
-        world.harness.check()
-    record = world.run()
-    assert record.state == "failed"
-    assert said in record.reason == str(caught.value)
-    assert vendor.paths == []
-    assert world.harness.runner.limiter.closed_until("bamboo_catalog") is None
-
-
-def test_the_sql_in_the_message_mends_it(any_url: str, worlds: Any, vendor: Any) -> None:
-    world = worlds(any_url, vendor.base_url, create_tables=False)
-    world.create()
-    world.do('DELETE FROM "CommissionTypes"', 'DELETE FROM "Users"')
-    reason = world.run().reason
-    world.do(*(part.split("; ")[0] for part in reason.split("add it with: ")[1:]))
-    world.ok()
-
-
-def test_nobodys_tables_are_created_unasked(any_url: str, worlds: Any, vendor: Any) -> None:
-    record = worlds(any_url, vendor.base_url, create_tables=False).run()
-    assert record.state == "failed"
-    assert 'no table "Users", "CommissionTypes"' in record.reason
-    assert "create_tables = true" in record.reason
-
-
-def test_a_column_that_must_have_a_value_is_found_before_the_insert_fails(
-    postgres_url: str, worlds: Any, vendor: Any
-) -> None:
-    world = worlds(postgres_url, vendor.base_url, create_tables=False)
-    world.create()
-    world.do('ALTER TABLE "Brands" ADD COLUMN "Tenant" integer NOT NULL')
-    assert 'table "Brands" has a column "Tenant" that must have a value' in world.run().reason
-
-
-def test_missing_rights_are_found_before_a_slot_is_spent(postgres_url: str, worlds: Any, vendor: Any) -> None:
-    owner = worlds(postgres_url, vendor.base_url)
-    owner.create()
-    role = f"r_{make_url(postgres_url).database}"
-    owner.do(
-        f"CREATE ROLE {role} LOGIN",
-        f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}",
-        f'REVOKE UPDATE ON "Brands" FROM {role}',
-    )
-    try:
-        url = make_url(postgres_url).set(username=role).render_as_string()
-        world = worlds(url, vendor.base_url, create_tables=False)
-        reason = world.run().reason
-        assert 'no right to UPDATE on "Brands"; GRANT UPDATE' in reason
-        assert 'no right to DELETE on "BrandCategories"' in reason
-        assert vendor.paths == []
-        owner.do(f'GRANT UPDATE ON "Brands" TO {role}', f'GRANT DELETE ON "BrandCategories" TO {role}')
-        world.ok()
-    finally:
-        owner.do(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
-
-
-def test_the_next_user_of_the_platform_gets_another_id(postgres_url: str, worlds: Any, vendor: Any) -> None:
-    world = worlds(postgres_url, vendor.base_url)
-    world.ok()
-    world.do("""INSERT INTO "Users" ("Name", "Email") VALUES ('Eve', 'eve@example.org')""")
-    assert world.query('SELECT "Id" FROM "Users" ORDER BY 1') == [(1,), (2,)]
-
-
-def test_a_database_that_is_away_is_named_without_its_password(worlds: Any, vendor: Any) -> None:
-    world = worlds("postgresql+psycopg://steller:hunter2@127.0.0.1:1/shop", vendor.base_url)
-    record = world.run()
-    assert (record.state, record.exit_code) == ("failed", 69)
-    assert record.reason.startswith('database "steller" (postgresql://127.0.0.1:1/shop): ')
-    assert "hunter2" not in record.reason
-    assert vendor.paths == []
-    with pytest.raises(errors.Unreachable):
-        world.harness.check()
-
-
-def test_a_file_that_is_no_database_is_named(tmp_path: Any, worlds: Any, vendor: Any) -> None:
-    (tmp_path / "steller.db").write_bytes(b"this is a letter to a friend" * 100)
-    record = worlds(f"sqlite:///{tmp_path}/steller.db", vendor.base_url).run()
-    assert (record.state, record.exit_code) == ("failed", 69)
-    assert "file is not a database" in record.reason
-
-
-def test_a_mistake_in_the_sql_is_not_taken_for_an_absent_server(sqlite_url: str) -> None:
-    engine = open_engine(sqlite_url, "test")
-    with pytest.raises(errors.JobFailed, match="no such table: nowhere; nothing was changed"):
-        with session.transaction(engine, "steller") as connection:
-            connection.exec_driver_sql("SELECT * FROM nowhere")
-    engine.dispose()
-
-
-def test_a_database_that_dies_during_the_merge_keeps_nothing(postgres_url: str, worlds: Any, vendor: Any) -> None:
-    world = worlds(postgres_url, vendor.base_url)
-    world.create()
-    world.do(
-        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
-        "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'",
-        'CREATE TRIGGER die BEFORE INSERT ON "ProductPricings" FOR EACH ROW EXECUTE FUNCTION die()',
-    )
-    record = world.run()
-    assert record.state == "partial"
-    assert record.reason.startswith('catalogue: database "steller" (postgresql://')
-    assert "Traceback" not in record.reason
-    assert world.query('SELECT count(*) FROM "Brands"') == [(0,)]
-    world.do('DROP TRIGGER die ON "ProductPricings"')
-    assert world.ok()["new"] == 2
-
-
-def test_a_constraint_of_the_platform_is_reported_not_raised(postgres_url: str, worlds: Any, vendor: Any) -> None:
-    world = worlds(postgres_url, vendor.base_url)
-    world.create()
-    world.do('ALTER TABLE "Products" ADD CONSTRAINT cheap CHECK ("MaxFaceValue" < 5)')
-    record = world.run()
-    assert record.state == "partial"
-    assert 'violates check constraint "cheap"' in record.reason
-    assert "nothing was changed" in record.reason
-    assert world.query('SELECT count(*) FROM "Brands"') == [(0,)]
-
-
-def test_a_second_sync_waits_for_the_first(postgres_url: str, worlds: Any, vendor: Any) -> None:
-    world = worlds(postgres_url, vendor.base_url)
-    world.create()
-    outcome: list[Any] = []
-    thread = threading.Thread(target=lambda: outcome.append(world.harness.run()))
-    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    with session.transaction(world.engine, "steller"):
-        thread.start()
-        watch = open_engine(postgres_url, "test")
-        with watch.connect() as connection:
-            _until(lambda: connection.execute(sa.text(waiting)).scalar_one() == 1)
-        watch.dispose()
-        assert (outcome, vendor.paths) == ([], [])
-    thread.join(20)
-    assert outcome[0].state == "ok", outcome[0].reason
-
-
 def test_a_dry_run_leaves_an_empty_database_empty(any_url: str, worlds: Any, vendor: Any) -> None:
     world = worlds(any_url, vendor.base_url)
     record = world.run(dry_run=True)
@@ -446,13 +278,6 @@ def test_a_dry_run_counts_what_a_run_would_do(world: Any, vendor: Any, brand: Ma
     assert {name: real.counters[name] for name in ("new", "changed", "unchanged", "vanished", "quarantined")} == {
         "new": 1, "changed": 1, "unchanged": 0, "vanished": 1, "quarantined": 1,
     }  # fmt: skip
-
-
-def test_check_creates_nothing(any_url: str, worlds: Any, vendor: Any) -> None:
-    world = worlds(any_url, vendor.base_url)
-    world.harness.check()
-    assert sa.inspect(world.engine).get_table_names() == []
-    assert vendor.paths == []
 
 
 def test_a_secret_that_went_away_costs_no_request(sqlite_url: str, worlds: Any, vendor: Any, monkeypatch: Any) -> None:

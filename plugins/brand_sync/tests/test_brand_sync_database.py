@@ -1,0 +1,178 @@
+"""The database that a run needs: not ready, away, dying, locked, without rights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from stellerd_brand_sync import session
+
+from stellerd import errors
+from stellerd.testing import open_engine
+
+Make = Callable[..., dict[str, Any]]
+
+
+MISSING = [
+    ('DELETE FROM "CommissionTypes" WHERE "Id" = 2', 'lacks row 2; add it with: INSERT INTO "CommissionTypes"'),
+    ('DELETE FROM "Users"', 'lacks row 1; add it with: INSERT INTO "Users"'),
+    ('DROP TABLE "ProductPricingConfigurations"', 'no table "ProductPricingConfigurations"'),
+    ('ALTER TABLE "Products" DROP COLUMN "Count"', '"Products" lacks column "Count"'),
+    ('ALTER TABLE "Products" ADD COLUMN "Sku" text NOT NULL DEFAULT 1', None),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), MISSING)
+def test_a_database_that_is_not_ready_costs_no_request(
+    any_url: str, worlds: Any, vendor: Any, damage: str, said: str | None
+) -> None:
+    world = worlds(any_url, vendor.base_url, create_tables=False)
+    world.create()
+    world.do(damage)
+    if said is None:
+        world.harness.check()
+        world.ok()
+        return
+    with pytest.raises(errors.JobFailed, match="the database is not ready") as caught:
+        world.harness.check()
+    record = world.run()
+    assert record.state == "failed"
+    assert said in record.reason == str(caught.value)
+    assert vendor.paths == []
+    assert world.harness.runner.limiter.closed_until("bamboo_catalog") is None
+
+
+def test_the_sql_in_the_message_mends_it(any_url: str, worlds: Any, vendor: Any) -> None:
+    world = worlds(any_url, vendor.base_url, create_tables=False)
+    world.create()
+    world.do('DELETE FROM "CommissionTypes"', 'DELETE FROM "Users"')
+    reason = world.run().reason
+    world.do(*(part.split("; ")[0] for part in reason.split("add it with: ")[1:]))
+    world.ok()
+
+
+def test_nobodys_tables_are_created_unasked(any_url: str, worlds: Any, vendor: Any) -> None:
+    record = worlds(any_url, vendor.base_url, create_tables=False).run()
+    assert record.state == "failed"
+    assert 'no table "Users", "CommissionTypes"' in record.reason
+    assert "create_tables = true" in record.reason
+
+
+def test_a_column_that_must_have_a_value_is_found_before_the_insert_fails(
+    postgres_url: str, worlds: Any, vendor: Any
+) -> None:
+    world = worlds(postgres_url, vendor.base_url, create_tables=False)
+    world.create()
+    world.do('ALTER TABLE "Brands" ADD COLUMN "Tenant" integer NOT NULL')
+    assert 'table "Brands" has a column "Tenant" that must have a value' in world.run().reason
+
+
+def test_missing_rights_are_found_before_a_slot_is_spent(postgres_url: str, worlds: Any, vendor: Any) -> None:
+    owner = worlds(postgres_url, vendor.base_url)
+    owner.create()
+    role = f"r_{make_url(postgres_url).database}"
+    owner.do(
+        f"CREATE ROLE {role} LOGIN",
+        f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}",
+        f'REVOKE UPDATE ON "Brands" FROM {role}',
+    )
+    try:
+        url = make_url(postgres_url).set(username=role).render_as_string()
+        world = worlds(url, vendor.base_url, create_tables=False)
+        reason = world.run().reason
+        assert 'no right to UPDATE on "Brands"; GRANT UPDATE' in reason
+        assert 'no right to DELETE on "BrandCategories"' in reason
+        assert vendor.paths == []
+        owner.do(f'GRANT UPDATE ON "Brands" TO {role}', f'GRANT DELETE ON "BrandCategories" TO {role}')
+        world.ok()
+    finally:
+        owner.do(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_the_next_user_of_the_platform_gets_another_id(postgres_url: str, worlds: Any, vendor: Any) -> None:
+    world = worlds(postgres_url, vendor.base_url)
+    world.ok()
+    world.do("""INSERT INTO "Users" ("Name", "Email") VALUES ('Eve', 'eve@example.org')""")
+    assert world.query('SELECT "Id" FROM "Users" ORDER BY 1') == [(1,), (2,)]
+
+
+def test_a_database_that_is_away_is_named_without_its_password(worlds: Any, vendor: Any) -> None:
+    world = worlds("postgresql+psycopg://steller:hunter2@127.0.0.1:1/shop", vendor.base_url)
+    record = world.run()
+    assert (record.state, record.exit_code) == ("failed", 69)
+    assert record.reason.startswith('database "steller" (postgresql://127.0.0.1:1/shop): ')
+    assert "hunter2" not in record.reason
+    assert vendor.paths == []
+    with pytest.raises(errors.Unreachable):
+        world.harness.check()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Any, worlds: Any, vendor: Any) -> None:
+    (tmp_path / "steller.db").write_bytes(b"this is a letter to a friend" * 100)
+    record = worlds(f"sqlite:///{tmp_path}/steller.db", vendor.base_url).run()
+    assert (record.state, record.exit_code) == ("failed", 69)
+    assert "file is not a database" in record.reason
+
+
+def test_a_mistake_in_the_sql_is_not_taken_for_an_absent_server(sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url, "test")
+    with pytest.raises(errors.JobFailed, match="no such table: nowhere; nothing was changed"):
+        with session.transaction(engine, "steller") as connection:
+            connection.exec_driver_sql("SELECT * FROM nowhere")
+    engine.dispose()
+
+
+def test_a_database_that_dies_during_the_merge_keeps_nothing(postgres_url: str, worlds: Any, vendor: Any) -> None:
+    world = worlds(postgres_url, vendor.base_url)
+    world.create()
+    world.do(
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'",
+        'CREATE TRIGGER die BEFORE INSERT ON "ProductPricings" FOR EACH ROW EXECUTE FUNCTION die()',
+    )
+    record = world.run()
+    assert record.state == "partial"
+    assert record.reason.startswith('catalogue: database "steller" (postgresql://')
+    assert "Traceback" not in record.reason
+    assert world.query('SELECT count(*) FROM "Brands"') == [(0,)]
+    world.do('DROP TRIGGER die ON "ProductPricings"')
+    assert world.ok()["new"] == 2
+
+
+def test_a_constraint_of_the_platform_is_reported_not_raised(postgres_url: str, worlds: Any, vendor: Any) -> None:
+    world = worlds(postgres_url, vendor.base_url)
+    world.create()
+    world.do('ALTER TABLE "Products" ADD CONSTRAINT cheap CHECK ("MaxFaceValue" < 5)')
+    record = world.run()
+    assert record.state == "partial"
+    assert 'violates check constraint "cheap"' in record.reason
+    assert "nothing was changed" in record.reason
+    assert world.query('SELECT count(*) FROM "Brands"') == [(0,)]
+
+
+def test_a_second_sync_waits_for_the_first(postgres_url: str, worlds: Any, vendor: Any) -> None:
+    world = worlds(postgres_url, vendor.base_url)
+    world.create()
+    outcome: list[Any] = []
+    thread = threading.Thread(target=lambda: outcome.append(world.harness.run()))
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with session.transaction(world.engine, "steller"):
+        thread.start()
+        watch = open_engine(postgres_url, "test")
+        with watch.connect() as connection:
+            world.until(lambda: connection.execute(sa.text(waiting)).scalar_one() == 1)
+        watch.dispose()
+        assert (outcome, vendor.paths) == ([], [])
+    thread.join(20)
+    assert outcome[0].state == "ok", outcome[0].reason
+
+
+def test_check_creates_nothing(any_url: str, worlds: Any, vendor: Any) -> None:
+    world = worlds(any_url, vendor.base_url)
+    world.harness.check()
+    assert sa.inspect(world.engine).get_table_names() == []
+    assert vendor.paths == []
