@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stellerd import config as configuration
-from stellerd import log, tomlschema, views
+from stellerd import log, texts, tomlschema, views
 from stellerd.channel import Message
 from stellerd.config import Config
 from stellerd.durations import parse_duration
@@ -42,10 +42,10 @@ def _say(job: str, result: Result) -> None:
     if result.run:
         views.outcome(result.run)
     else:
-        reason = log.clean_lines(result.reason)
+        reason = texts.clean_lines(result.reason)
         click.echo(f"stellerd: {job}: {reason}" if result.exit_code != 78 else f"stellerd: {reason}", err=True)
     if result.detail:
-        click.echo(log.clean_lines(result.detail), err=True, nl=False)
+        click.echo(texts.clean_lines(result.detail), err=True, nl=False)
 
 
 def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:

@@ -6,10 +6,12 @@ import json
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from stellerd.config import Config
 from stellerd.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from stellerd.config import Config
 
 _HEADER = struct.Struct("!I")
 MAX_MESSAGE = 4 * 1024 * 1024

@@ -50,10 +50,9 @@ def _load(context: click.Context) -> Config:
 
 
 def _ask(context: click.Context, command: str, **fields: Any) -> dict[str, Any]:
-    from stellerd import client
+    from stellerd import client, locate
 
-    config = _load(context)
-    return client.ask(config.path(config.supervisor.socket), command, **fields)
+    return client.ask(locate.control_socket(context.obj), command, **fields)
 
 
 def _known(config: Config, job: str) -> None:
@@ -224,10 +223,9 @@ def logs(context: click.Context, job: str, follow: bool, lines: int) -> int:
     """Show JOB's last log lines, as the daemon keeps them."""
     import time
 
-    from stellerd import client
+    from stellerd import client, locate
 
-    config = _load(context)
-    path, seen = config.path(config.supervisor.socket), 0
+    path, seen = locate.control_socket(context.obj), 0
     while True:
         new = client.ask(path, "logs", job=job, since=seen)["lines"]
         for _, text in new if seen else new[-lines:] if lines else []:

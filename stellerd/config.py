@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
-from stellerd import tomllines
+from stellerd import locate, tomllines
 from stellerd.errors import ConfigError
 from stellerd.secret import Secret
 from stellerd.settings import (
@@ -25,7 +25,6 @@ from stellerd.settings import (
     SupervisorSettings,
 )
 
-SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 JOB_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
 
 
@@ -128,32 +127,13 @@ def _where(file: Path, positions: Mapping[Any, tuple[int, int]], path: tuple[str
     return f"{place}: {'.'.join(map(str, path))}"
 
 
-def find(named: str | None) -> Path:
-    """The configuration file: `-c`, then $STELLERD_CONFIG, then ./stellerd.toml, then /etc/stellerd/stellerd.toml.
-
-    Raises: ConfigError when the named one, or none of them, exists.
-    """
-    chosen = named or os.environ.get("STELLERD_CONFIG")
-    if chosen:
-        return Path(chosen)
-    for candidate in map(Path, SEARCH):
-        if candidate.is_file():
-            return candidate
-    raise ConfigError(f"no configuration found: looked for {' and '.join(SEARCH)}; name one with -c FILE")
-
-
 def load(named: str | None = None) -> Config:
     """Find, read and validate the configuration.
 
     Raises: ConfigError with every problem of the file.
     """
-    file = find(named)
-    try:
-        return parse(file.read_text(encoding="utf-8"), file)
-    except OSError as error:
-        raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+    file = locate.config_file(named)
+    return parse(locate.read(file), file)
 
 
 def parse(text: str, file: Path) -> Config:

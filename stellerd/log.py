@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from stellerd.secret import redact
+from stellerd.texts import clean
 
 RECORD = "\x1e"
 """Starts each line that a job process logged itself, so that the parent can tell it from printed text (RFC 7464)."""
@@ -141,15 +142,3 @@ def _for_people(key: str, value: Any) -> Any:
         return ", ".join(f"{name} {amount:,}" if isinstance(amount, int) else f"{name} {amount}"
                          for name, amount in value.items() if amount)  # fmt: skip
     return value
-
-
-def clean_lines(text: str) -> str:
-    """A text of several lines without any other control characters."""
-    return "\n".join(map(clean, text.split("\n")))
-
-
-def clean(value: Any) -> Any:
-    """A text without control characters; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)

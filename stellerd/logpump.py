@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stellerd.errors import Unreachable
-from stellerd.log import RECORD, clean
+from stellerd.log import RECORD
 from stellerd.status import iso
+from stellerd.texts import clean
 
 CHUNK = 256 * 1024
 MAX_LINE = 64 * 1024

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from stellerd.durations import Rate, format_duration, format_size, parse_duration, parse_rate, parse_size
+from stellerd.locate import DEFAULT_SOCKET
 from stellerd.secret import Secret
 
 CHILD_MODULES = (
@@ -64,7 +65,7 @@ Size = Annotated[
 class SupervisorSettings(Settings):
     """The daemon itself."""
 
-    socket: str = Field("/run/stellerd/control.sock", description="Control socket; its folder must exist or be ours.")
+    socket: str = Field(DEFAULT_SOCKET, description="Control socket; its folder must exist or be ours.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["auto", "json", "text", "color"] = Field(
         "auto", description="auto: color on a terminal, JSON lines otherwise."

@@ -54,6 +54,7 @@ class Harness:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="stellerd-test-"))
         self.clock = Clock()
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self._stopping = False
         raw: dict[str, Any] = {
             "state": {"url": state_url or f"sqlite:///{self.folder.absolute()}/state.db"},
             "databases": {key: {"url": url} for key, url in (databases or {}).items()},
@@ -72,6 +73,7 @@ class Harness:
             self.store,
             log.get(job=name),
             emit=lambda kind, data: self.events.append((kind, data)),
+            wait=self._wait,
         )
 
     def run(self, *, dry_run: bool = False, slot: datetime | None = None) -> RunRecord:
@@ -83,6 +85,16 @@ class Harness:
         if not isinstance(record, RunRecord):
             raise Busy(f"{self.runner.name}: {record}")
         return record
+
+    def stop(self) -> None:
+        """From now on `ctx.stopping` is true and `ctx.wait` returns at once: how a service's `run` comes to its end."""
+        self._stopping = True
+
+    def _wait(self, seconds: float) -> bool:
+        """`ctx.wait`: the clock is turned instead of waiting."""
+        if not self._stopping:
+            self.clock.advance(seconds)
+        return self._stopping
 
     def check(self) -> None:
         """`Job.check`; raises what it raises."""

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stellerd.channel import Message
 from stellerd.durations import format_duration
-from stellerd.log import clean, clean_lines
 from stellerd.status import from_iso
+from stellerd.texts import clean, clean_lines
 
 _COLORS = {
     "ok": "green", "RUNNING": "green", "partial": "yellow", "deferred": "yellow", "skipped": "dim", "running": "cyan",
@@ -243,7 +242,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def show(self, message: Message) -> None:
+    def show(self, message: dict[str, Any]) -> None:
         """Move the bar."""
         if not self.visible:
             return

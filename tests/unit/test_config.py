@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from stellerd import Duration, Secret, Settings, config
+from stellerd import Duration, Secret, Settings, config, locate
 from stellerd.config import Config, plugin_settings
 from stellerd.durations import Rate
 from stellerd.errors import ConfigError
@@ -217,31 +217,31 @@ def test_missing_secrets_are_all_named_with_their_places(monkeypatch: pytest.Mon
 
 def test_the_named_file_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STELLERD_CONFIG", "/from/env.toml")
-    assert config.find("/named.toml") == Path("/named.toml")
+    assert locate.config_file("/named.toml") == Path("/named.toml")
 
 
 def test_the_environment_comes_before_the_usual_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "stellerd.toml").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STELLERD_CONFIG", "/from/env.toml")
-    assert config.find(None) == Path("/from/env.toml")
+    assert locate.config_file(None) == Path("/from/env.toml")
 
 
 def test_the_folder_one_stands_in_comes_before_etc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("a.toml", "b.toml"):
         (tmp_path / name).touch()
     monkeypatch.delenv("STELLERD_CONFIG", raising=False)
-    monkeypatch.setattr(config, "SEARCH", (str(tmp_path / "a.toml"), str(tmp_path / "b.toml")))
-    assert config.find(None) == tmp_path / "a.toml"
+    monkeypatch.setattr(locate, "SEARCH", (str(tmp_path / "a.toml"), str(tmp_path / "b.toml")))
+    assert locate.config_file(None) == tmp_path / "a.toml"
     (tmp_path / "a.toml").unlink()
-    assert config.find(None) == tmp_path / "b.toml"
+    assert locate.config_file(None) == tmp_path / "b.toml"
 
 
 def test_no_file_at_all_says_where_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STELLERD_CONFIG", raising=False)
-    monkeypatch.setattr(config, "SEARCH", ("/no/1.toml", "/no/2.toml"))
+    monkeypatch.setattr(locate, "SEARCH", ("/no/1.toml", "/no/2.toml"))
     with pytest.raises(ConfigError, match=r"looked for /no/1\.toml and /no/2\.toml; name one with -c FILE"):
-        config.find(None)
+        locate.config_file(None)
 
 
 # --- a plugin's own settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stellerd import log
+from stellerd import log, texts
 
 HOSTILE = 'a\r\nb\x1b[31m\x9b2J\x7f\u2028\u2029\x85\x00 "q" \\'
 FORGED = "2026-01-01T00:00:00Z [error    ] forged"
@@ -145,8 +145,8 @@ def test_auto_means_json_unless_somebody_watches(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("value", ["plain text", "ünïcode €", 5, None, ["\x1b"]])
 def test_clean_leaves_harmless_values_alone(value: Any) -> None:
-    assert log.clean(value) == value
+    assert texts.clean(value) == value
 
 
 def test_clean_shows_control_characters_as_escapes() -> None:
-    assert log.clean("a\nb\x1b\x9b\u202e") == "a\\nb\\x1b\\x9b\\u202e"
+    assert texts.clean("a\nb\x1b\x9b\u202e") == "a\\nb\\x1b\\x9b\\u202e"

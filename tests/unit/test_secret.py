@@ -244,7 +244,7 @@ def test_an_escaped_value_is_blanked_out_too(value: str, escape: Any) -> None:
     assert "1234" not in redact(f"said {escape(value)}")
 
 
-@given(st.text("ab/%:\\é", min_size=4, max_size=12), st.text("ab/%:@", min_size=1, max_size=8))
+@given(st.text("ab/%\\é", min_size=4, max_size=12), st.text("ab/%@", min_size=1, max_size=8))  # no URL: see above
 def test_the_longer_of_two_secrets_is_not_half_shown(value: str, rest: str) -> None:
     secret._revealed.clear()
     revealed(value)

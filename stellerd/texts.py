@@ -1,0 +1,17 @@
+"""Text from outside, made harmless for logs and terminals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def clean_lines(text: str) -> str:
+    """A text of several lines without any other control characters."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
+def clean(value: Any) -> Any:
+    """A text without control characters; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
