@@ -1,6 +1,6 @@
-"""The floor of bench/supervisor.py: a supervisor that does nothing but fork, watch pidfds, restart, stop and pump lines.
+"""The floor of bench/supervisor.py: a supervisor that does nothing but fork, watch pidfds, restart, stop and pump.
 
-    python _supervisor_floor.py COUNT KIND [--preload] [--split FILE]
+python _supervisor_floor.py COUNT KIND [--preload] [--split FILE]
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     make bench BENCH=supervisor ARGS="--quick"
     python bench/supervisor.py [--only stellerd,floor] [--rows restart,memory] [--circus FOLDER]
 
-The same trivial job everywhere (a Python program that says one line and sleeps); "3 libs" holds sqlalchemy, requests and
-pika. stellerd runs a service plugin that does the same, restarts included a state store, a lease and a run's record.
+The same trivial job everywhere (a Python program that says one line and sleeps); "3 libs" holds sqlalchemy, requests
+and pika. stellerd runs a service plugin that does the same; its restarts include a state store, a lease and a record.
 Milliseconds, medians; memory from smaps_rollup, CPU from schedstat, wakeups from voluntary context switches.
 """
 
@@ -19,9 +19,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from _supervisor_jobs import LINE, LINES
 from _supervisor_proc import children, family, load, page, time_gone, uss_mib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from stellerd.config import Config
 
 _HEADER = struct.Struct("!I")
+DUMP_SIGNAL = signal.SIGRTMAX
+"""Makes a job's process write its stacks to its log; none that a job may have as its stop_signal."""
 MAX_MESSAGE = 4 * 1024 * 1024
 _READS_PER_WAKE = 16  # a chatty child must not keep the supervisor to itself
 Message = dict[str, Any]
@@ -25,6 +28,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self._buffer = bytearray()
+        self._unsent = b""
         self.closed = False
 
     @classmethod
@@ -39,16 +43,29 @@ class Channel:
         return self.socket.fileno()
 
     def send(self, kind: str, **fields: Any) -> bool:
-        """Send one message; False when the other side is gone or does not read."""
+        """Send one message; False when the other side is gone or does not read.
+
+        The parent's end never waits: see `flush` for a message that did not fit as a whole.
+        """
+        if not self.flush():
+            return False
         data = json.dumps({"kind": kind, **fields}, default=str).encode()
+        frame = self._unsent = _HEADER.pack(len(data)) + data
+        if not self.flush() and len(self._unsent) == len(frame):
+            self._unsent = b""  # nothing of it has left: it was never sent
+            return False
+        return not self.closed
+
+    def flush(self) -> bool:
+        """Finish the message that was begun; False while the other side does not take all of it."""
         try:
-            self.socket.sendall(_HEADER.pack(len(data)) + data)
-        except BlockingIOError:  # our end never waits, and what it sends is small: taken whole or not at all
+            while self._unsent:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        except BlockingIOError:
             return False
         except OSError:
-            self.closed = True
-            return False
-        return True
+            self.closed, self._unsent = True, b""
+        return not self.closed
 
     def receive(self) -> list[Message]:
         """All messages that have arrived; sets `closed` at the end of the stream.

@@ -17,7 +17,7 @@ from typing import Any
 import setproctitle
 
 from stellerd import assembly, log, surroundings, tomlschema
-from stellerd.channel import Assignment, Channel
+from stellerd.channel import DUMP_SIGNAL, Assignment, Channel
 from stellerd.config import Config, plugin_settings
 from stellerd.errors import Busy, ConfigError, StellerdError
 from stellerd.line import Line
@@ -29,7 +29,6 @@ from stellerd.store import Held, Store
 from stellerd.ticker import Ticker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_DUMP_SIGNAL = signal.SIGUSR2  # the supervisor's `kill -QUIT` arrives here as this one
 
 
 def main(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
@@ -79,7 +78,7 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     random.seed()
     gc.enable()
     faulthandler.enable()
-    faulthandler.register(_DUMP_SIGNAL, all_threads=True)
+    faulthandler.register(DUMP_SIGNAL, all_threads=True)
     setproctitle.setproctitle(f"stellerd: {assignment.job}")
 
 

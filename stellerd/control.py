@@ -16,6 +16,7 @@ from stellerd.errors import StellerdError, Unreachable
 from stellerd.loop import IN, OUT, Loop, Timer
 
 MAX_CLIENTS = 64
+BACKLOG = 1024
 MAX_REQUEST = 64 * 1024
 MAX_UNREAD = 8 * 1024 * 1024
 IDLE_S = 30.0
@@ -34,16 +35,18 @@ class Control:
         loop.add(self._socket.fileno(), lambda events: self._accept())
 
     def _accept(self) -> None:
-        if len(self.clients) >= MAX_CLIENTS:
-            self._drop_oldest()
-        try:
-            connection, _ = self._socket.accept()
-        except (BlockingIOError, ConnectionError):
-            return
-        except OSError:  # no descriptor left: make room, or this would be asked again without end
-            self._drop_oldest()
-            return
-        self.clients.add(Client(self, connection))
+        """All that wait, within reason: a burst would fill the queue and be refused."""
+        for _ in range(MAX_CLIENTS):
+            if len(self.clients) >= MAX_CLIENTS:
+                self._drop_oldest()
+            try:
+                connection, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:  # no descriptor left: make room, or this would be asked again without end
+                self._drop_oldest()
+                return
+            self.clients.add(Client(self, connection))
 
     def _drop_oldest(self) -> None:
         if self.clients:
@@ -148,7 +151,7 @@ def _listen(path: Path) -> socket.socket:
             os.umask(old)
     except OSError as error:
         raise Unreachable(f"control socket {path}: {os.strerror(error.errno or 0)}") from None
-    listener.listen(MAX_CLIENTS)
+    listener.listen(BACKLOG)
     return listener
 
 

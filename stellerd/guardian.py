@@ -32,6 +32,10 @@ class Guardian:
         with contextlib.suppress(BrokenPipeError):  # it was killed: its pidfd tells the supervisor, who makes a new one
             os.write(self._pipe, text.encode())
 
+    def is_dead(self) -> bool:
+        """Whether it ended; it is not reaped by asking."""
+        return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def close(self) -> None:
         """Let it go and wait for its end."""
         os.close(self._pipe)

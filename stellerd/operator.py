@@ -111,7 +111,7 @@ class Operator:
 
     @staticmethod
     def _tell(job: Managed, command: str) -> None:
-        if job.process is None or not job.process.channel.send(command):
+        if job.process is None or not job.process.tell(command):
             raise UsageError(f"{job.name} does not take commands at the moment")
 
     def _reload(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import multiprocess.process
 
 from stellerd.channel import Assignment, Channel, Message
 from stellerd.logpump import LogPump, Sink
-from stellerd.loop import Loop
+from stellerd.loop import IN, OUT, Loop
 
 _FORK = multiprocess.get_context("fork")
 SIGTERM = int(signal.SIGTERM)
@@ -52,6 +52,8 @@ class Process:
         lines_before: int = 0,
     ) -> None:
         self.loop, self.on_message, self.on_death = loop, on_message, on_death
+        self._configuration: str | None = None
+        """What it has yet to be told, once it reads again."""
         self.channel, theirs = Channel.pair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC) if pump else (None, None)
         self.log = (
@@ -71,14 +73,37 @@ class Process:
         with contextlib.suppress(OSError):  # on both sides, so that neither has to wait for the other; it may be gone
             os.setpgid(self.pid, self.pid)
         loop.add(self.pidfd, lambda events: self.bury())
-        loop.add(self.channel.fileno(), lambda events: self._hear())
+        loop.add(self.channel.fileno(), self._on_channel)
         if self.log:
             loop.add(self.log.fd, lambda events: self._pump())
+
+    def _on_channel(self, events: int) -> None:
+        if events & OUT:
+            self._tell_configuration()
+        if events & ~OUT:
+            self._hear()
+
+    def tell(self, command: str) -> bool:
+        """One command; False when it does not take any now."""
+        return self.channel.send(command)
+
+    def configure(self, text: str) -> None:
+        """Tell it of a new configuration. One that does not read for long, since a run is on, gets the last one."""
+        self._configuration = text
+        self._tell_configuration()
+
+    def _tell_configuration(self) -> None:
+        if self._configuration is not None and self.channel.send("configure", text=self._configuration):
+            self._configuration = None
+        finished = self.channel.flush() and self._configuration is None
+        if not self.channel.closed:
+            self.loop.modify(self.channel.fileno(), IN if finished else IN | OUT)
 
     def _hear(self) -> None:
         try:
             messages = self.channel.receive()
         except ValueError:  # it does not speak our protocol: it must go
+            self.channel.closed = True
             self.loop.remove(self.channel.fileno())
             self.kill()
             return

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from stellerd import backoff, config, log, states, systemd
-from stellerd.channel import Assignment, Message
+from stellerd.channel import DUMP_SIGNAL, Assignment, Message
 from stellerd.config import Config
 from stellerd.control import Control
-from stellerd.errors import ConfigError, StellerdError
+from stellerd.errors import ConfigError, StellerdError, UsageError
 from stellerd.guardian import Guardian
 from stellerd.heartbeat import Heartbeats
 from stellerd.holds import Holds
@@ -31,8 +31,6 @@ from stellerd.status import iso
 from stellerd.watch import Watch
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-DUMP_SIGNAL = signal.SIGUSR2
-"""Makes a job's process write its stacks to its log."""
 
 
 class Supervisor:
@@ -81,11 +79,7 @@ class Supervisor:
     def _start_all(self) -> None:
         self.log.info("started", pid=os.getpid(), config=str(self.config.file), jobs=list(self.jobs))
         for job in self.jobs.values():
-            job.paused = job.name in self.holds.paused
-            if job.name in self.holds.stopped:
-                job.reason = "stopped by an operator; start it with: stellerd start"
-            else:
-                self.waiting.append(job)
+            self._admit(job)
         self._start_waiting()
         self.announce()
         if interval := systemd.watchdog_interval():
@@ -95,6 +89,16 @@ class Supervisor:
         """A timer of this very loop: when the loop hangs, the watchdog starves."""
         systemd.notify("WATCHDOG=1")
         self.loop.after(interval, lambda: self._feed_watchdog(interval))
+
+    def _admit(self, job: Managed) -> None:
+        """Let a job that is new start in its turn, unless an operator holds it."""
+        job.paused = job.name in self.holds.paused
+        if job.name in self.holds.stopped:
+            job.reason = "stopped by an operator; start it with: stellerd start"
+        elif job.process:  # it was removed a moment ago and is still ending
+            self.restart(job)
+        else:
+            self.waiting.append(job)
 
     def _start_waiting(self) -> None:
         """Start what waits for nobody any more. A job that failed holds nobody up: it had its try."""
@@ -131,6 +135,8 @@ class Supervisor:
                 self.guardian.watch(job.pid)
 
     def _guardian_died(self) -> None:
+        if not self.guardian.is_dead():  # an event of the one before, whose descriptor's number it has
+            return
         self.loop.remove(self.guardian.pidfd)
         self.guardian.close()
         self.log.warning("the guardian was killed; a new one is started")
@@ -175,7 +181,9 @@ class Supervisor:
                     os.waitpid(info.si_pid, 0)
         with contextlib.suppress(ChildProcessError):
             while info := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG):
-                if job := self._job_of(info.si_pid):
+                if info.si_pid == self.guardian.pid:
+                    os.kill(self.guardian.pid, signal.SIGKILL)  # asleep it guards nobody; its death brings a new one
+                elif job := self._job_of(info.si_pid):
                     self.watch.was_stopped(job)
 
     def _job_of(self, pid: int) -> Managed | None:
@@ -224,8 +232,10 @@ class Supervisor:
     def reload(self) -> list[Change]:
         """Read the file again; only when all of it is valid does anything change.
 
-        Raises: ConfigError; nothing was changed.
+        Raises: ConfigError, UsageError; nothing was changed.
         """
+        if self.stopping:
+            raise UsageError("the daemon is stopping")
         systemd.notify("RELOADING=1", systemd.monotonic_usec())
         try:
             new = config.load(str(self.config.file))
@@ -250,6 +260,8 @@ class Supervisor:
             job = self.jobs[name]
             if "stop" in mine:
                 job.leaving = True
+                if job in self.waiting:
+                    self.waiting.remove(job)
                 self.dispatch(job, Event.STOP)
                 self._forget_if_gone(job)
             else:
@@ -259,13 +271,14 @@ class Supervisor:
             if change.effect == "start":
                 job = self.jobs.setdefault(change.job, Managed(change.job, self.config.jobs[change.job]))
                 job.leaving, job.settings = False, self.config.jobs[change.job]
-                self.restart(job)
+                self._admit(job)
+        self._start_waiting()
 
     def _apply_to(self, job: Managed, mine: set[Effect], everybody: bool) -> None:
         if "restart" in mine or (job.state is State.FATAL and (mine or everybody)):
             self.restart(job)
         elif job.process and (mine or everybody):
-            job.process.channel.send("configure", text=self.config.text)
+            job.process.configure(self.config.text)
         elif job.state is State.FATAL:
             self.dispatch(job, Event.START)
 

@@ -69,8 +69,14 @@ def jobs(names: Sequence[str], settings: str = "") -> str:
 
 
 def descriptors(pid: int) -> int:
-    """How many a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many a process has open, now that it hung up on the client that asked last: the same for 50 ms."""
+    last, since = -1, time.monotonic()
+    while time.monotonic() - since < 0.05:
+        now = len(os.listdir(f"/proc/{pid}/fd"))
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(0.005)
+    return last
 
 
 def zombies(pid: int) -> list[int]:
@@ -130,7 +136,9 @@ class NotifySocket:
     def until(self, start: str, count: int = 1, timeout: float = 20.0) -> str:
         """The `count`-th line that starts like this."""
         return until(
-            lambda: next(iter([line for line in self.lines() if line.startswith(start)][count - 1 :]), None), timeout, start
+            lambda: next(iter([line for line in self.lines() if line.startswith(start)][count - 1 :]), None),
+            timeout,
+            start,
         )
 
     def close(self) -> None:

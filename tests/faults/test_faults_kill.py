@@ -6,12 +6,19 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from daemon import QUIET, SERVICE, WAITS, alive, job, until
 from faults.helpers import DEAF, EVERY_SECOND, FaultDaemon, descriptors, drift, jobs, seconds, zombies
+
+
+def is_up_again(old: int | None) -> Callable[[dict[str, Any]], bool]:
+    """Whether another process than `old` runs."""
+    return lambda entry: bool(entry["state"] == "RUNNING" and entry["pid"] != old)
 
 
 def kill_at_random(daemon: FaultDaemon, names: list[str], times: int) -> None:
@@ -20,11 +27,11 @@ def kill_at_random(daemon: FaultDaemon, names: list[str], times: int) -> None:
     killed: dict[str, int] = {}
     for _ in range(times):
         name = dice.choice(names)
-        entry = daemon.until_job(name, lambda entry: entry["state"] == "RUNNING" and entry["pid"] != killed.get(name))
+        entry = daemon.until_job(name, is_up_again(killed.get(name)))
         killed[name] = entry["pid"]
         os.kill(entry["pid"], signal.SIGKILL)
     for name in names:
-        daemon.until_job(name, lambda entry: entry["state"] == "RUNNING" and entry["pid"] != killed.get(name))
+        daemon.until_job(name, is_up_again(killed.get(name)))
 
 
 def test_500_random_kills_are_500_restarts_without_a_zombie_or_a_lost_descriptor(tmp_path: Path) -> None:
@@ -39,7 +46,7 @@ def test_500_random_kills_are_500_restarts_without_a_zombie_or_a_lost_descriptor
         assert len(daemon.events("died")) == 500
         assert zombies(daemon.pid) == []
         assert len(daemon.children()) == len(names) + 2
-        until(lambda: descriptors(daemon.pid) == before, timeout=2, what=f"{before} descriptors")
+        assert descriptors(daemon.pid) == before
         assert daemon.job("other")["pid"] == other["pid"]
         assert drift(daemon, "other") < 1
 
@@ -128,7 +135,7 @@ def test_a_guardian_that_is_killed_or_stopped_is_replaced_and_no_job_notices(tmp
             until(lambda: len(daemon.events("the guardian was killed; a new one is started")) == count)  # noqa: B023
             until(lambda: len(daemon.children()) == 3)
         assert {daemon.job(name)["pid"] for name in "ab"} == pids
-        assert descriptors(daemon.pid) == before
+        until(lambda: descriptors(daemon.pid) <= before)  # the client of the count may have been one
         assert zombies(daemon.pid) == []
         os.kill(daemon.pid, signal.SIGKILL)
         until(lambda: not any(alive(pid) for pid in pids), timeout=1.0)
