@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import struct
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,12 +15,35 @@ import pytest
 from daemon import SERVICE, WAITS, alive, job, until
 from faults.helpers import EVERY_SECOND, FaultDaemon, NotifySocket, busy_seconds, descriptors, jobs, seconds, zombies
 
+FIND = """
+import stat
+SOCKETS = []
+for fd in range(3, 100):
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode): SOCKETS.append(fd)
+    except OSError: pass
+"""
+"""At import there is one socket: the line to the daemon. (Its other descriptors may be the state store's.)"""
+
+
+def tampering(body: str, extra: str = "") -> str:
+    """A plugin that has found its line to the daemon."""
+    head, _, rest = job(body, extra=extra).partition("class TheJob")
+    return f"{head}{FIND}class TheJob{rest}"
+
+
 QUICK = "backoff = '50ms'\nbackoff_cap = '100ms'\nsettle = '50ms'\n"
 UNPRIVILEGED = [
     "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--inh-caps=-all,+dac_override",
     "--ambient-caps=-all,+dac_override", "--bounding-set=-all,+dac_override",
 ]  # fmt: skip
 """RLIMIT_NPROC does not bind root; this user has no other process that counts, and may read the interpreter."""
+
+
+def limit_processes(daemon: FaultDaemon, soft: str) -> None:
+    """By somebody with the daemon's own user: even root may lack the right to limit others."""
+    command = [*daemon.prefix[:4], "prlimit", f"--pid={daemon.pid}", f"--nproc={soft}:"]
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.parametrize("which", ["range(3, 100)", "range(1, 100)"], ids=["channel", "channel and output"])
@@ -49,10 +73,10 @@ def test_a_periodic_job_that_closes_its_descriptors_is_replaced(tmp_path: Path) 
     body = """
         if os.path.exists(os.environ["ONCE"]): return
         open(os.environ["ONCE"], "w").close()
-        os.closerange(3, 100)
+        for fd in SOCKETS: os.close(fd)
         """
     env = {"ONCE": str(tmp_path / "once")}
-    with FaultDaemon(tmp_path, {"it": job(body)}, jobs(["it"], QUICK), env=env) as daemon:
+    with FaultDaemon(tmp_path, {"it": tampering(body)}, jobs(["it"], QUICK), env=env) as daemon:
         daemon.until_job("it", lambda entry: entry["restarts"] and entry["state"] == "RUNNING" and entry["last_run"])
         assert zombies(daemon.pid) == []
 
@@ -89,7 +113,7 @@ def test_whatever_a_job_writes_to_its_channel_the_daemon_and_the_others_live(tmp
         count = os.path.getsize(done) if os.path.exists(done) else 0
         open(done, "a").write("x")
         ctx.wait(0)
-        for fd in range(3, 30) if count < len(frames) else ():
+        for fd in SOCKETS if count < len(frames) else ():
             try: os.write(fd, frames[count])
             except OSError: pass
         while count >= len(frames): ctx.wait(60)
@@ -99,7 +123,7 @@ def test_whatever_a_job_writes_to_its_channel_the_daemon_and_the_others_live(tmp
     done = tmp_path / "done"
     toml = jobs(["bad"], QUICK) + "[jobs.good]\n"
     with FaultDaemon(
-        tmp_path, {"bad": job(body, extra=SERVICE), "good": WAITS}, toml, env={"DONE": str(done)}
+        tmp_path, {"bad": tampering(body, SERVICE), "good": WAITS}, toml, env={"DONE": str(done)}
     ) as daemon:
         good = daemon.until_state("good", "RUNNING")["pid"]
         until(lambda: done.exists() and len(done.read_text()) > len(FRAMES), timeout=40, what="all frames")
@@ -112,7 +136,7 @@ def test_whatever_a_job_writes_to_its_channel_the_daemon_and_the_others_live(tmp
 def test_a_job_cannot_fill_the_daemon_with_an_endless_message(tmp_path: Path) -> None:
     body = """
         ctx.wait(0)
-        for fd in range(3, 30):
+        for fd in SOCKETS:
             try: os.write(fd, b"\\x00\\x3f\\xff\\xff")
             except OSError: continue
             try:
@@ -120,7 +144,7 @@ def test_a_job_cannot_fill_the_daemon_with_an_endless_message(tmp_path: Path) ->
             except OSError: pass
         time.sleep(60)
         """
-    with FaultDaemon(tmp_path, {"bad": job(body, extra=SERVICE)}, jobs(["bad"], QUICK)) as daemon:
+    with FaultDaemon(tmp_path, {"bad": tampering(body, SERVICE)}, jobs(["bad"], QUICK)) as daemon:
         before = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1])
         daemon.until_job("bad", lambda entry: entry["restarts"] >= 2)
         after = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1])
@@ -137,9 +161,7 @@ def test_a_flood_from_an_escaped_grandchild_holds_no_restart_up(tmp_path: Path) 
             os._exit(3)
         """
     toml = jobs(["it", "other"], "backoff = '10ms'\n")
-    with FaultDaemon(
-        tmp_path, {"it": job(body), "other": WAITS}, toml, env={"ONCE": str(tmp_path / "once")}
-    ) as daemon:
+    with FaultDaemon(tmp_path, {"it": job(body), "other": WAITS}, toml, env={"ONCE": str(tmp_path / "once")}) as daemon:
         lags = []
 
         def over() -> bool:
@@ -178,9 +200,7 @@ def test_the_input_of_a_job_is_empty_whatever_the_daemons_is(tmp_path: Path) -> 
 def test_without_a_descriptor_left_the_daemon_waits_without_spinning_and_leaks_nothing(tmp_path: Path) -> None:
     manager = NotifySocket(str(tmp_path / "notify"))
     toml = jobs(["it"], QUICK) + "[jobs.other]\n"
-    with FaultDaemon(
-        tmp_path, {"it": WAITS, "other": WAITS}, toml, env={"NOTIFY_SOCKET": manager.address}
-    ) as daemon:
+    with FaultDaemon(tmp_path, {"it": WAITS, "other": WAITS}, toml, env={"NOTIFY_SOCKET": manager.address}) as daemon:
         before = daemon.until_job("it", lambda entry: (entry["uptime"] or 0) > 0.1)
         other = daemon.until_state("other", "RUNNING")["pid"]
         [guardian] = set(daemon.children()) - {before["pid"], other}
@@ -213,14 +233,13 @@ def test_without_a_process_left_the_daemon_waits_and_leaks_nothing(tmp_path: Pat
         before = daemon.until_job("it", lambda entry: (entry["uptime"] or 0) > 0.1)
         other = daemon.until_state("other", "RUNNING")["pid"]
         opened = descriptors(daemon.pid)
-        usual = resource.prlimit(daemon.pid, resource.RLIMIT_NPROC)
-        resource.prlimit(daemon.pid, resource.RLIMIT_NPROC, (1, usual[1]))
+        limit_processes(daemon, "1")
         os.kill(before["pid"], signal.SIGKILL)
         until(lambda: len(daemon.events("cannot fork")) >= 5)
         assert "Resource temporarily unavailable" in daemon.job("it")["reason"]
         assert daemon.job("other")["pid"] == other
         assert descriptors(daemon.pid) < opened
-        resource.prlimit(daemon.pid, resource.RLIMIT_NPROC, usual)
+        limit_processes(daemon, "unlimited")
         daemon.until_replaced(before)
         assert descriptors(daemon.pid) == opened
         assert zombies(daemon.pid) == []
@@ -234,12 +253,11 @@ def test_a_guardian_that_dies_while_no_process_can_be_had_is_replaced_later(tmp_
     with daemon:
         pid = daemon.until_state("it", "RUNNING")["pid"]
         [guardian] = set(daemon.children()) - {pid}
-        usual = resource.prlimit(daemon.pid, resource.RLIMIT_NPROC)
-        resource.prlimit(daemon.pid, resource.RLIMIT_NPROC, (1, usual[1]))
+        limit_processes(daemon, "1")
         os.kill(guardian, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{guardian}").exists())
         assert daemon.job("it")["pid"] == pid
-        resource.prlimit(daemon.pid, resource.RLIMIT_NPROC, usual)
+        limit_processes(daemon, "unlimited")
         until(lambda: len(daemon.children()) == 2, what="another guardian")
         assert daemon.job("it")["pid"] == pid
         os.kill(daemon.pid, signal.SIGKILL)

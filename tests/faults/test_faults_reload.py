@@ -65,7 +65,8 @@ def test_a_job_that_is_removed_while_it_waits_for_another_never_starts(tmp_path:
     went = tmp_path / "went"
     late = job("open(os.environ['WENT'], 'w').close()\nctx.wait(60)", extra=SERVICE)
     env = {"GO": str(tmp_path / "go"), "WENT": str(went)}
-    with FaultDaemon(tmp_path, {"slow": slow, "late": late}, "[jobs.slow]\n[jobs.late]\nafter = ['slow']\n", env=env) as daemon:
+    toml = "[jobs.slow]\n[jobs.late]\nafter = ['slow']\n"
+    with FaultDaemon(tmp_path, {"slow": slow, "late": late}, toml, env=env) as daemon:
         assert daemon.job("late")["reason"] == "waits for slow"
         daemon.write("[jobs.slow]\n")
         daemon.ask("reload")
