@@ -53,6 +53,7 @@ class Subject:
         os.mkfifo(self.go)
         told = {"BENCH_FIFO": str(self.ear.fifo), "BENCH_GO": str(self.go)}
         self.env = {**os.environ, **told, **self.extra_env()}
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is compiled
         self.out = self.folder / "out.log"
         command = self.command()
         self.begin_ns = time.monotonic_ns()

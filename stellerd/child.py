@@ -9,6 +9,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -69,6 +70,10 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the daemon's terminal or pipe is not a job's to read
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for as long as the process lives
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        os.environ.pop(name, None)  # it is the daemon alone that talks to the service manager
     if log_fd is not None:
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)

@@ -20,6 +20,7 @@ BACKLOG = 1024
 MAX_REQUEST = 64 * 1024
 MAX_UNREAD = 8 * 1024 * 1024
 IDLE_S = 30.0
+_DEAF_S = 0.5
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -32,21 +33,27 @@ class Control:
         self.loop, self.path, self.commands = loop, path, commands
         self.clients: set[Client] = set()
         self._socket = _listen(path)
+        self._deaf: Timer | None = None
         loop.add(self._socket.fileno(), lambda events: self._accept())
 
     def _accept(self) -> None:
         """All that wait, within reason: a burst would fill the queue and be refused."""
         for _ in range(MAX_CLIENTS):
-            if len(self.clients) >= MAX_CLIENTS:
-                self._drop_oldest()
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, ConnectionError):
                 return
-            except OSError:  # no descriptor left: make room, or this would be asked again without end
+            except OSError:  # no descriptor left: make room, and look again later instead of without end
                 self._drop_oldest()
+                self.loop.modify(self._socket.fileno(), 0)
+                self._deaf = self.loop.after(_DEAF_S, self._listen_again)
                 return
+            if len(self.clients) >= MAX_CLIENTS:
+                self._drop_oldest()
             self.clients.add(Client(self, connection))
+
+    def _listen_again(self) -> None:
+        self.loop.modify(self._socket.fileno(), IN)
 
     def _drop_oldest(self) -> None:
         if self.clients:
@@ -71,6 +78,8 @@ class Control:
         """Hang up and remove the socket."""
         for client in list(self.clients):
             client.close()
+        if self._deaf:
+            self._deaf.cancel()
         self.loop.remove(self._socket.fileno())
         self._socket.close()
         self.path.unlink(missing_ok=True)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterable
 
 import setproctitle
+
+from stellerd.loop import Loop
+
+_RETRY_S = 1.0
 
 
 class Guardian:
@@ -14,11 +19,21 @@ class Guardian:
 
     def __init__(self) -> None:
         read, self._pipe = os.pipe2(os.O_CLOEXEC)
-        self.pid = os.fork()
-        if self.pid == 0:
-            _watch(read)
-        os.close(read)
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _watch(read)
+        except OSError:
+            os.close(self._pipe)
+            raise
+        finally:
+            os.close(read)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            os.close(self._pipe)
+            os.waitpid(self.pid, 0)
+            raise
 
     def watch(self, group: int) -> None:
         """From now on this process group dies with the supervisor."""
@@ -41,6 +56,55 @@ class Guardian:
         os.close(self._pipe)
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
+
+
+class Guard:
+    """Sees to it that there is a guardian, and a new one when it is killed, that knows all of `groups()`."""
+
+    def __init__(self, loop: Loop, groups: Callable[[], Iterable[int]], tell: Callable[[str, str], None]) -> None:
+        self.loop, self.groups, self.tell = loop, groups, tell
+        self._guardian: Guardian | None = None
+        self._post()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the guardian, unless there is none at the moment."""
+        return self._guardian.pid if self._guardian else None
+
+    def _post(self) -> None:
+        try:
+            self._guardian = guardian = Guardian()
+        except OSError as error:  # no process or descriptor to be had now
+            self.tell("no guardian now; tried again", os.strerror(error.errno or 0))
+            self.loop.after(_RETRY_S, self._post)
+            return
+        self.loop.add(guardian.pidfd, lambda events: self.look())
+        for group in self.groups():
+            guardian.watch(group)
+
+    def watch(self, group: int) -> None:
+        """From now on this process group dies with the supervisor."""
+        if self._guardian:
+            self._guardian.watch(group)
+
+    def forget(self, group: int) -> None:
+        """This process group is over."""
+        if self._guardian:
+            self._guardian.forget(group)
+
+    def look(self) -> None:
+        """Replace it if it is dead."""
+        if self._guardian and self._guardian.is_dead():  # else an event of the one before, whose number it has
+            self.close()
+            self.tell("the guardian was killed; a new one is started", "")
+            self._post()
+
+    def close(self) -> None:
+        """Let it go and wait for its end."""
+        if self._guardian:
+            self.loop.remove(self._guardian.pidfd)
+            self._guardian.close()
+            self._guardian = None
 
 
 def _watch(pipe: int) -> None:

@@ -16,6 +16,19 @@ from stellerd.states import Event, State
 from stellerd.status import iso
 
 EXIT_CONFIG = 78
+_NUMBER, _TEXT, _TABLE = (int, float, type(None)), str, (dict, type(None))
+_SAID: dict[str, dict[str, Any]] = {
+    "ready": {"job_kind": _TEXT, "every": _NUMBER, "last_run": _TABLE},
+    "run_started": {"id": int, "trigger": _TEXT, "kind_of_job": _TEXT},
+    "run_finished": {"id": int, "state": _TEXT, "trigger": _TEXT, "reason": _TEXT, "counters": dict},
+    "next_run": {"at": _TEXT, "slot": _TEXT, "trigger": _TEXT, "why": _TEXT},
+    "progress": {"done": _NUMBER, "total": _NUMBER, "unit": _TEXT},
+    "failed": {"reason": _TEXT},
+    "trouble": {"reason": _TEXT},
+    "configured": {"every": _NUMBER},
+    "recycle": {"reason": _TEXT},
+}
+"""Each kind of message with the types of the fields that the daemon and its clients count on."""
 DEGRADED_AFTER = 3
 
 
@@ -91,6 +104,8 @@ class Managed:
             return Event.RECYCLED
         if death.code == EXIT_CONFIG:
             return Event.UNUSABLE
+        if self.state is State.STOPPING and not self.overdue:
+            return Event.ENDED
         policy = self.settings.restart
         if policy == "never" or (policy == "on-failure" and death.code == 0):
             return Event.ENDED
@@ -101,7 +116,13 @@ class Managed:
         return Event.DIED
 
     def hear(self, kind: str, message: Message) -> None:
-        """Take over what its process said."""
+        """Take over what its process said.
+
+        Raises: ValueError when it is not what a job says; nothing of it was taken over.
+        """
+        for name, types in _SAID.get(kind, {}).items():
+            if not isinstance(message.get(name), types):
+                raise ValueError(f"{kind}: {name} is {type(message.get(name)).__name__}")
         if kind == "ready":
             self.kind, self.every = message["job_kind"], message["every"]
             self.last_run = message["last_run"] or self.last_run

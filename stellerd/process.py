@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import multiprocess
+import multiprocess.context
+import multiprocess.popen_fork
 import multiprocess.process
 
 from stellerd.channel import Assignment, Channel, Message
 from stellerd.logpump import LogPump, Sink
 from stellerd.loop import IN, OUT, Loop
 
-_FORK = multiprocess.get_context("fork")
 SIGTERM = int(signal.SIGTERM)
 ALL_SIGNALS = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
 
@@ -69,7 +69,13 @@ class Process:
             if log_write is not None:
                 os.close(log_write)
         self.pid: int = self._child.pid
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:  # one that cannot be watched over must not live
+            os.kill(self.pid, signal.SIGKILL)
+            self._child.join()
+            self._close()
+            raise
         with contextlib.suppress(OSError):  # on both sides, so that neither has to wait for the other; it may be gone
             os.setpgid(self.pid, self.pid)
         loop.add(self.pidfd, lambda events: self.bury())
@@ -171,12 +177,32 @@ class Process:
             os.close(self.pidfd)
 
 
+class _Popen(multiprocess.popen_fork.Popen):  # type: ignore[misc]
+    """As the library's, but without its pipes: we have the pidfd, and they stay open for good when a fork fails."""
+
+    def _launch(self, process: Any) -> None:
+        self.sentinel = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = process._bootstrap()
+            finally:
+                os._exit(code)
+
+
+class _ForkProcess(multiprocess.context.ForkProcess):  # type: ignore[misc]
+    @staticmethod
+    def _Popen(process: Any) -> _Popen:
+        return _Popen(process)
+
+
 def _spawn(assignment: Assignment, channel: Channel, log_fd: int | None) -> Any:
     """Fork. No signal may reach the child while it still has our handlers; no thread may hold a lock."""
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1 or threading.active_count() != 1:
         raise RuntimeError(f"{threads} threads in the supervisor: a fork now could deadlock the child")
-    child = _FORK.Process(target=_enter, args=(assignment, channel, log_fd), name=assignment.job)
+    child = _ForkProcess(target=_enter, args=(assignment, channel, log_fd), name=assignment.job)
     old = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
     try:
         child.start()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import faulthandler
 import os
 import signal
+import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from stellerd.channel import DUMP_SIGNAL, Assignment, Message
 from stellerd.config import Config
 from stellerd.control import Control
 from stellerd.errors import ConfigError, StellerdError, UsageError
-from stellerd.guardian import Guardian
+from stellerd.guardian import Guard
 from stellerd.heartbeat import Heartbeats
 from stellerd.holds import Holds
 from stellerd.logpump import Sink
@@ -31,6 +31,8 @@ from stellerd.status import iso
 from stellerd.watch import Watch
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+FIRST_WORD_S = 5.0
+"""READY is said at the latest so long after the start."""
 
 
 class Supervisor:
@@ -49,15 +51,16 @@ class Supervisor:
         self.waiting: list[Managed] = []
         """Jobs that start once those they come `after` had their first try."""
         self.stopping = False
-        self.guardian: Guardian
+        self.guard: Guard
         self._announced = False
+        self._began = self.loop.clock()
 
     # --- life
 
     def run(self) -> int:
         """Start everything, turn the loop until all is over."""
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # grandchildren that are left over come to us
-        self._new_guardian()
+        self.guard = Guard(self.loop, lambda: [job.pid for job in self.jobs.values() if job.pid], self._tell_of_guard)
         handlers = {
             signal.SIGTERM: self.handle_term, signal.SIGINT: self.handle_term, signal.SIGCHLD: self.handle_chld,
             signal.SIGHUP: self.handle_hup, signal.SIGUSR1: self.handle_usr1, signal.SIGQUIT: self.handle_quit,
@@ -82,6 +85,7 @@ class Supervisor:
             self._admit(job)
         self._start_waiting()
         self.announce()
+        self.loop.after(FIRST_WORD_S, self.announce)
         if interval := systemd.watchdog_interval():
             self._feed_watchdog(interval)
 
@@ -118,8 +122,7 @@ class Supervisor:
                 job.process.kill()
         if hasattr(self, "control"):
             self.control.close()
-        self.loop.remove(self.guardian.pidfd)
-        self.guardian.close()
+        self.guard.close()
         self.loop.remove(self.signals.fd)
         self.signals.close()
         self.loop.close()
@@ -127,25 +130,17 @@ class Supervisor:
     def _all_down(self) -> bool:
         return all(job.process is None for job in self.jobs.values())
 
-    def _new_guardian(self) -> None:
-        self.guardian = Guardian()
-        self.loop.add(self.guardian.pidfd, lambda events: self._guardian_died())
-        for job in self.jobs.values():
-            if job.pid:
-                self.guardian.watch(job.pid)
-
-    def _guardian_died(self) -> None:
-        if not self.guardian.is_dead():  # an event of the one before, whose descriptor's number it has
-            return
-        self.loop.remove(self.guardian.pidfd)
-        self.guardian.close()
-        self.log.warning("the guardian was killed; a new one is started")
-        self._new_guardian()
+    def _tell_of_guard(self, event: str, why: str) -> None:
+        self.log.warning(event, **({"reason": why} if why else {}))
 
     def announce(self) -> None:
-        """READY once every job has had its first word: up, failed, or waiting to be tried again."""
+        """READY once every job has had its first word: up, failed, or waiting to be tried again.
+
+        A job that hangs before it does not keep the service manager waiting, which would end all the others.
+        """
         up = sum(job.state is State.RUNNING for job in self.jobs.values())
-        waiting = self.waiting or any(job.state is State.STARTING for job in self.jobs.values())
+        late = self.loop.clock() - self._began >= FIRST_WORD_S
+        waiting = not late and (self.waiting or any(job.state is State.STARTING for job in self.jobs.values()))
         status = f"STATUS={up} of {len(self.jobs)} jobs up"
         if not self._announced and not waiting and not self.stopping:
             self._announced = True
@@ -175,14 +170,14 @@ class Supervisor:
                 ours = self._job_of(info.si_pid)
                 if ours and ours.process:
                     ours.process.bury()
-                elif info.si_pid == self.guardian.pid:
-                    self._guardian_died()
+                elif info.si_pid == self.guard.pid:
+                    self.guard.look()
                 else:
                     os.waitpid(info.si_pid, 0)
         with contextlib.suppress(ChildProcessError):
             while info := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG):
-                if info.si_pid == self.guardian.pid:
-                    os.kill(self.guardian.pid, signal.SIGKILL)  # asleep it guards nobody; its death brings a new one
+                if info.si_pid == self.guard.pid:
+                    os.kill(info.si_pid, signal.SIGKILL)  # asleep it guards nobody; its death brings a new one
                 elif job := self._job_of(info.si_pid):
                     self.watch.was_stopped(job)
 
@@ -203,8 +198,7 @@ class Supervisor:
 
     def handle_quit(self) -> None:
         """Every process's Python stacks into the log."""
-        self.log.warning("stacks asked for")
-        faulthandler.dump_traceback(all_threads=True)
+        self.log.warning("stacks asked for", traceback="".join(traceback.format_stack()))
         for job in self.jobs.values():
             if job.process and job.ready_at is not None:  # before that its handler may not be in place
                 job.process.signal(DUMP_SIGNAL)
@@ -236,7 +230,8 @@ class Supervisor:
         """
         if self.stopping:
             raise UsageError("the daemon is stopping")
-        systemd.notify("RELOADING=1", systemd.monotonic_usec())
+        if self._announced:
+            systemd.notify("RELOADING=1", systemd.monotonic_usec())
         try:
             new = config.load(str(self.config.file))
             if problems := new.problems_of_secrets():
@@ -245,7 +240,8 @@ class Supervisor:
             self.log.error("reload refused; the old configuration stays in force", reason=str(error))
             raise
         finally:
-            systemd.notify("READY=1")
+            if self._announced:
+                systemd.notify("READY=1")
         found = changes(self.config, new)
         self.config = new
         log.set_level(new.supervisor.log_level)
@@ -334,7 +330,7 @@ class Supervisor:
             job.crashes += 1
             self.dispatch(job, Event.DIED)
             return
-        self.guardian.watch(job.process.pid)
+        self.guard.watch(job.process.pid)
         self.log.debug("forked", job=job.name, pid=job.process.pid)
 
     def _terminate(self, job: Managed) -> None:
@@ -362,7 +358,7 @@ class Supervisor:
     def _on_death(self, job: Managed, death: Death) -> None:
         assert job.process is not None
         pid, now = job.process.pid, self.loop.clock()
-        self.guardian.forget(pid)
+        self.guard.forget(pid)
         asked = job.state is State.STOPPING and not job.overdue
         cause, event = job.cause_of(death, self.oom.saw_a_kill), job.event_of(death, now)
         job.was_settled = job.settled(now)

@@ -27,9 +27,9 @@ def notify(*lines: str) -> bool:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.sendto("\n".join(lines).encode(), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT, address)
-        except OSError:  # the manager went away or its queue is full: never a reason to fail
-            return False
+    except OSError:  # no descriptor left, the manager went away, its queue is full: never a reason to fail
+        return False
     return True

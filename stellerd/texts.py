@@ -12,6 +12,6 @@ def clean_lines(text: str) -> str:
 
 def clean(value: Any) -> Any:
     """A text without control characters; anything else as it is."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.isprintable():
         return value
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)

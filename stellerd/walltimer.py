@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import time
 
@@ -37,7 +38,9 @@ class WallTimer:
         spec = _Itimerspec(_Timespec(0, 0), value)
         flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
         if self._libc.timerfd_settime(self.fd, flags, ctypes.byref(spec), None) < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_settime")
+            number = ctypes.get_errno()
+            if number != errno.ECANCELED:  # it tells that the clock was set since the last time, and is armed anew
+                raise OSError(number, "timerfd_settime")
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 from daemon import SERVICE, WAITS, alive, job, until
-from faults.helpers import EVERY_SECOND, FaultDaemon, NotifySocket, busy_seconds, descriptors, jobs, seconds, zombies
+from faults.helpers import (
+    EVERY_SECOND,
+    FaultDaemon,
+    NotifySocket,
+    busy_seconds,
+    descriptors,
+    jobs,
+    seconds,
+    write_raw,
+    zombies,
+)
 
 FIND = """
 import stat
@@ -214,9 +224,12 @@ def test_without_a_descriptor_left_the_daemon_waits_without_spinning_and_leaks_n
             until(lambda: len(daemon.events("cannot fork")) >= said + 3, what=f"{left} to spare")  # noqa: B023
             used, since = busy_seconds(daemon.pid), time.monotonic()
             os.kill(daemon.pid, signal.SIGHUP)  # a reload wants a descriptor too
+            clients = [write_raw(daemon.socket) for _ in range(10)]  # and more of them wait than may be let in
             until(lambda: time.monotonic() - since > 0.3)  # noqa: B023
             assert busy_seconds(daemon.pid) - used < 0.25
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, usual)
+            for client in clients:
+                client.close()
             daemon.until_job("it", lambda entry: entry["state"] == "RUNNING" and (entry["uptime"] or 0) > 0.1)
             assert set(daemon.children()) == {guardian, other, daemon.job("it")["pid"]}, "a child that nobody knows of"
         assert daemon.job("other")["pid"] == other
@@ -239,7 +252,7 @@ def test_without_a_process_left_the_daemon_waits_and_leaks_nothing(tmp_path: Pat
         assert "Resource temporarily unavailable" in daemon.job("it")["reason"]
         assert daemon.job("other")["pid"] == other
         assert descriptors(daemon.pid) < opened
-        limit_processes(daemon, "unlimited")
+        limit_processes(daemon, str(resource.getrlimit(resource.RLIMIT_NPROC)[0]))
         daemon.until_replaced(before)
         assert descriptors(daemon.pid) == opened
         assert zombies(daemon.pid) == []
@@ -257,7 +270,7 @@ def test_a_guardian_that_dies_while_no_process_can_be_had_is_replaced_later(tmp_
         os.kill(guardian, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{guardian}").exists())
         assert daemon.job("it")["pid"] == pid
-        limit_processes(daemon, "unlimited")
+        limit_processes(daemon, str(resource.getrlimit(resource.RLIMIT_NPROC)[0]))
         until(lambda: len(daemon.children()) == 2, what="another guardian")
         assert daemon.job("it")["pid"] == pid
         os.kill(daemon.pid, signal.SIGKILL)

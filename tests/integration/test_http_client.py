@@ -566,6 +566,35 @@ def test_a_certificate_that_nobody_signed_is_refused(tls_server: Server, client:
     assert tls_server.requests == []
 
 
+def test_a_certificate_that_is_trusted_is_accepted(
+    tls_server: Server, client: Client, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificate[1]))
+    tls_server.answer = reply(b"safe")
+    assert client(auth=("u", Secret("plain", PASSWORD))).get(tls_server.url).body == b"safe"
+
+
+def test_a_certificate_of_another_name_is_refused(
+    tls_server: Server, client: Client, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificate[1]))
+    with pytest.raises(Unreachable, match="certificate verify failed: Hostname mismatch"):
+        client().get(tls_server.url.replace("127.0.0.1", "localhost"))
+
+
+@pytest.mark.parametrize("answer", [drip(True), drip(False), stall], ids=["body drips", "headers drip", "stalls"])
+def test_the_deadline_holds_under_tls_too(
+    tls_server: Server,
+    client: Client,
+    certificate: tuple[Path, Path],
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificate[1]))
+    tls_server.answer = answer
+    assert seconds_of(lambda: client(timeout=0.6).get(tls_server.url)) < 1.5
+
+
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_no_variable_of_the_environment_changes_whom_we_trust(
     tls_server: Server, client: Client, certificate: tuple[Path, Path], variable: str, monkeypatch: pytest.MonkeyPatch

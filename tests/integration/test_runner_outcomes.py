@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -460,7 +461,7 @@ def test_a_run_whose_lease_is_gone_is_told_to_end_and_recorded_as_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stellerd.keeper.Keeper.__init__.__defaults__", (0.15,), raising=False)
-    told: list[str] = []
+    heard = threading.Event()
 
     def run(ctx: Context) -> None:
         with harness.store.begin() as connection:
@@ -468,14 +469,12 @@ def test_a_run_whose_lease_is_gone_is_told_to_end_and_recorded_as_lost(
         other = Store(f"sqlite:///{tmp_path}/state.db", harness.clock)
         assert isinstance(other.claim("job", None, "manual"), Claim)
         other.engine.dispose()
-        for _ in range(200):
-            if told or ctx.wait(0.02):
-                return
+        assert heard.wait(10)
 
     harness = Harness(job(run), folder=tmp_path)
-    harness.runner.step_down = lambda: told.append("step down")
+    harness.runner.step_down = heard.set
     record = harness.run()
-    assert told == ["step down"]
+    assert heard.is_set()
     assert record.state == "lost"
 
 

@@ -118,7 +118,7 @@ def test_logs_and_next(tmp_path: Path) -> None:
 
 def test_sigstop_of_an_idle_job_ends_it_within_its_heartbeat_timeout(tmp_path: Path) -> None:
     with Daemon(tmp_path, {"one": QUIET}, "[jobs.one]\nheartbeat_timeout = '300ms'\nbackoff = '50ms'\n") as daemon:
-        pid = daemon.until_job("one", lambda entry: entry["next_run"])["pid"]
+        pid = daemon.until_job("one", lambda entry: entry["last_run"] and entry["next_run"])["pid"]
         os.kill(pid, signal.SIGSTOP)
         daemon.until_job("one", lambda entry: entry["state"] == "RUNNING" and entry["pid"] != pid, timeout=2.3)
         assert any(line.get("reason") == "heartbeat: stopped by a signal for 300ms" for line in daemon.logs())

@@ -109,14 +109,14 @@ def test_what_is_less_severe_than_the_level_is_not_logged() -> None:
 @pytest.mark.parametrize(("number", "level"), [(logging.WARNING, "warning"), (logging.CRITICAL, "error")])
 def test_lines_of_libraries_have_our_form(number: int, level: str) -> None:
     lines = logged("json")
-    logging.getLogger("pika.x").log(number, "lost %s", "it")
+    logging.getLogger("library.x").log(number, "lost %s", "it")
     row = json.loads(lines[0])
-    assert (row["event"], row["level"], row["logger"]) == ("lost it", level, "pika.x")
+    assert (row["event"], row["level"], row["logger"]) == ("lost it", level, "library.x")
 
 
 def test_chatter_of_libraries_is_not_logged() -> None:
     lines = logged("json", "debug")
-    logging.getLogger("pika.x").info("connected")
+    logging.getLogger("library.x").info("connected")
     assert lines == []
 
 

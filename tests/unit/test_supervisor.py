@@ -1,0 +1,59 @@
+"""The supervisor hears nonsense from a job and lives on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stellerd import config
+from stellerd.logpump import Sink
+from stellerd.supervisor import Supervisor
+
+
+class Stub:
+    """Stands for a job's process: only whether it was killed matters here."""
+
+    pid = 0
+
+    def __init__(self) -> None:
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    null = os.open(os.devnull, os.O_WRONLY)
+    text = f'[supervisor]\nholds = "{tmp_path}/holds.json"\n[jobs.a]\n'
+    made = Supervisor(config.parse(text, tmp_path / "x.toml"), Sink(null), "json")
+    yield made
+    made.loop.close()
+    os.close(null)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"kind": "ready"}, {"kind": "ready", "job_kind": 5}, {"kind": "trouble"}, {"kind": "recycle"},
+        {"kind": "run_started"}, {"kind": "run_started", "id": 1}, {"kind": "progress"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_message_that_no_job_sends_kills_its_sender_alone(supervisor: Supervisor, message: dict[str, Any]) -> None:
+    job, process = supervisor.jobs["a"], Stub()
+    job.process = process  # type: ignore[assignment]
+    supervisor._on_message(job, message)
+    assert process.killed
+
+
+@pytest.mark.parametrize("message", [{"kind": "unheard of"}, {"kind": ""}, {"kind": "_heed"}], ids=str)
+def test_a_message_that_means_nothing_changes_nothing(supervisor: Supervisor, message: dict[str, Any]) -> None:
+    job, process = supervisor.jobs["a"], Stub()
+    job.process = process  # type: ignore[assignment]
+    supervisor._on_message(job, message)
+    assert not process.killed
