@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -122,51 +120,6 @@ def test_a_job_that_floods_its_output_disturbs_nobody(tmp_path: Path) -> None:
         assert resident(daemon.pid) - before < 32 * 1024 * 1024
         until(lambda: "the last word" in daemon.cli("logs", "flood").stdout)
         assert drift(daemon, "good") < 1
-
-
-def test_when_no_descriptor_is_left_the_job_starts_once_there_is(tmp_path: Path) -> None:
-    toml = jobs(["it"], "backoff = '50ms'\nbackoff_cap = '100ms'\nsettle = '50ms'\n")
-    with FaultDaemon(tmp_path, {"it": WAITS}, toml) as daemon:
-        before = daemon.until_job("it", lambda entry: (entry["uptime"] or 0) > 0.1)
-        usual = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (8, usual[1]))
-        os.kill(before["pid"], signal.SIGKILL)
-        until(lambda: any("Too many open files" in line.get("reason", "") for line in daemon.events("cannot fork")))
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, usual)
-        daemon.until_replaced(before)
-
-
-def test_when_no_process_may_be_made_the_job_starts_once_it_may(tmp_path: Path) -> None:
-    user = 54_321  # root is not bound by RLIMIT_NPROC, and no other process may count against it
-    toml = jobs(["it"], "backoff = '50ms'\nbackoff_cap = '100ms'\nsettle = '50ms'\n")
-    daemon = FaultDaemon(tmp_path, {"it": WAITS}, toml)
-    if os.geteuid() == 0:
-        daemon.prefix = ["setpriv", f"--reuid={user}", "--regid=65534", "--clear-groups"]
-        subprocess.run(["chown", "-R", str(user), str(tmp_path)], check=True)
-        if not _may_enter(tmp_path, user):
-            daemon.env["PYTHONDONTWRITEBYTECODE"] = "1"
-            for folder in (tmp_path, *tmp_path.parents[:-2]):
-                folder.chmod(0o755)
-    with daemon:
-        before = daemon.until_job("it", lambda entry: (entry["uptime"] or 0) > 0.1)
-        usual = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-        _allow_processes(daemon, 1)
-        os.kill(before["pid"], signal.SIGKILL)
-        until(lambda: daemon.events("cannot fork"))
-        assert daemon.status()["pid"] == daemon.pid
-        _allow_processes(daemon, usual)
-        daemon.until_replaced(before)
-
-
-def _allow_processes(daemon: FaultDaemon, count: int) -> None:
-    """As the daemon's own user, who may change the limits of its processes."""
-    limit = "unlimited" if count == resource.RLIM_INFINITY else count
-    subprocess.run([*daemon.prefix, "prlimit", f"--pid={daemon.pid}", f"--nproc={limit}:"], check=True)
-
-
-def _may_enter(folder: Path, user: int) -> bool:
-    done = subprocess.run(["setpriv", f"--reuid={user}", "--clear-groups", "test", "-x", str(folder)], check=False)
-    return done.returncode == 0
 
 
 def restarts(tmp_path: Path, times: int) -> None:
