@@ -24,7 +24,7 @@ class Holds:
             self.stopped, self.paused = set(data["stopped"]), set(data["paused"])
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.get().error("cannot read who was stopped or paused; nobody is", file=str(self.path), reason=str(error))
 
     def set(self, job: str, *, stopped: bool | None = None, paused: bool | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,12 +39,12 @@ def changes(old: Config, new: Config) -> list[Change]:
         for key, value in before["supervisor"].items()
         if value != after["supervisor"][key]
     ]
-    if before["state"]["url"] != after["state"]["url"]:
+    if old.state.url != new.state.url:  # the secrets themselves: two passwords look the same in the tables
         found.append(Change("state.url", before["state"]["url"], after["state"]["url"], "daemon"))
-    found += _entries("databases", before, after) + _entries("limits", before, after)
-    for key in ("broker",):
-        if before[key] != after[key]:
-            found.append(Change(key, before[key], after[key], "next run"))
+    for table in ("databases", "limits"):
+        found += _entries(table, getattr(old, table), getattr(new, table), before[table], after[table])
+    if old.broker != new.broker:
+        found.append(Change("broker", before["broker"], after["broker"], "next run"))
     if before["state"]["keep"] != after["state"]["keep"]:
         found.append(Change("state.keep", before["state"]["keep"], after["state"]["keep"], "live"))
     for job in {**before["jobs"], **after["jobs"]}:
@@ -58,11 +59,13 @@ def _tables(config: Config) -> dict[str, Any]:
     return tables
 
 
-def _entries(table: str, before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+def _entries(
+    table: str, old: Mapping[str, Any], new: Mapping[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> list[Change]:
     return [
-        Change(f"{table}.{name}", before[table].get(name), after[table].get(name), "next run")
-        for name in {**before[table], **after[table]}
-        if before[table].get(name) != after[table].get(name)
+        Change(f"{table}.{name}", before.get(name), after.get(name), "next run")
+        for name in {**before, **after}
+        if old.get(name) != new.get(name)
     ]
 
 
