@@ -21,6 +21,7 @@ MAX_REQUEST = 64 * 1024
 MAX_UNREAD = 8 * 1024 * 1024
 IDLE_S = 30.0
 _DEAF_S = 0.5
+_REQUESTS_PER_TURN = 64  # whoever asks more at once waits for the rest of the loop's work
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -94,9 +95,19 @@ class Client:
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.uid = _CREDENTIALS.unpack(packed)[1]
         self._in, self._out = bytearray(), bytearray()
+        self._more: Timer | None = None
+        """There are requests left for the next turn."""
         self.last_used = self.loop.clock()
-        self._idle: Timer = self.loop.after(IDLE_S, self.close)
+        self._idle: Timer = self.loop.after(IDLE_S, self._look)
         self.loop.add(connection.fileno(), self._ready)
+
+    def _look(self) -> None:
+        """Whether it has been silent for too long."""
+        left = self.last_used + IDLE_S - self.loop.clock()
+        if left > 0:
+            self._idle = self.loop.after(left, self._look)
+        else:
+            self.close()
 
     def _ready(self, events: int) -> None:
         try:
@@ -114,25 +125,43 @@ class Client:
             return
         self._in += data
         self.last_used = self.loop.clock()
-        while len(self._out) <= MAX_UNREAD and (end := self._in.find(b"\n")) >= 0:
+        if data:
+            self._answer()
+        else:
+            self.close()
+
+    def _answer(self) -> None:
+        for _ in range(_REQUESTS_PER_TURN):
+            end = self._in.find(b"\n")
+            if end < 0 or len(self._out) > MAX_UNREAD:
+                break
             line = bytes(self._in[:end])
             del self._in[: end + 1]
             self._out += json.dumps(self.control.answer(line, self.uid)).encode() + b"\n"
-        if not data or len(self._in) > MAX_REQUEST or len(self._out) > MAX_UNREAD:
+        self._more = self.loop.after(0, self._go_on) if b"\n" in self._in else None
+        if (len(self._in) > MAX_REQUEST and not self._more) or len(self._out) > MAX_UNREAD:
             self.close()
-            return
-        self._send()
+        else:
+            self._send()
+
+    def _go_on(self) -> None:
+        try:
+            self._answer()
+        except OSError:
+            self.close()
 
     def _send(self) -> None:
         if self._out:
             with contextlib.suppress(BlockingIOError):
                 sent = self.socket.send(self._out, socket.MSG_NOSIGNAL)
                 del self._out[:sent]
-        self.loop.modify(self.socket.fileno(), IN | OUT if self._out else IN)
+        self.loop.modify(self.socket.fileno(), (0 if self._more else IN) | (OUT if self._out else 0))
 
     def close(self) -> None:
         """Hang up."""
         self._idle.cancel()
+        if self._more:
+            self._more.cancel()
         if self in self.control.clients:
             self.control.clients.discard(self)
             self.loop.remove(self.socket.fileno())
