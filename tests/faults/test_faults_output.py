@@ -1,0 +1,145 @@
+"""Where log lines cannot go: full pipes, full disks, files that were moved away; and jobs that write far too many."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon import SERVICE, WAITS, job, until
+from faults.helpers import EVERY_SECOND, HEAD, FaultDaemon, jobs, resident, seconds
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "stellerd-test", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def lines_of(file: Path) -> list[dict[str, object]]:
+    """The log file's lines; each must be whole."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def full_log_file(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """A place for a log file that is full at 64 KiB; root gets a disk, everybody else a limit on the size of files."""
+    if os.geteuid() == 0:
+        with small_disk(folder / "disk") as disk:
+            (disk / "filler").write_bytes(bytes(30_000))
+            yield disk / "log", disk / "filler"
+    else:
+        yield folder / "log", None
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    with full_log_file(tmp_path) as (log, filler):
+        toml = f'{HEAD}log_file = "{log}"\n[jobs.chatty]\n[jobs.good]\n'
+        chatty = job("for n in range(3000): print('x' * 100)\nctx.wait(0.05)", every="1s")
+        daemon = FaultDaemon(tmp_path, {"chatty": chatty, "good": EVERY_SECOND}, toml)
+        if filler is None:
+            daemon.prefix = ["prlimit", "--fsize=65536:", "--"]
+        with daemon:
+            pids = {name: daemon.until_state(name, "RUNNING")["pid"] for name in ("chatty", "good")}
+            until(lambda: daemon.status()["log_lines_dropped"] > 1000)
+            for name in pids:
+                seen = daemon.until_job(name, lambda entry: entry["last_run"])["last_run"]["id"]
+                daemon.until_job(name, lambda entry: entry["last_run"]["id"] > seen)  # noqa: B023
+            assert {name: daemon.job(name)["pid"] for name in pids} == pids
+            daemon.ask("stop", job="chatty")
+            daemon.until_state("chatty", "STOPPED")
+            if filler is None:
+                subprocess.run(["prlimit", f"--pid={daemon.pid}", "--fsize=unlimited:"], check=True)
+            else:
+                filler.unlink()
+            until(lambda: daemon.status()["log_lines_dropped"] == 0, what="lines are taken again")
+            daemon.ask("stop", job="good")
+            daemon.until_state("good", "STOPPED")
+            text = log.read_text()
+        assert "log lines dropped" in text
+        whole = [line for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+        told = [line for line in text.splitlines() if "log lines dropped" in line]
+        torn = len(text.splitlines()) - len(whole) - len(told)
+        assert torn <= len(told), "a line was glued to another one"
+        for line in whole:
+            json.loads(line)
+        for line in told:
+            assert line.startswith("stellerd: "), line
+
+
+def test_sigusr1_opens_the_log_file_anew_after_somebody_moved_it(tmp_path: Path) -> None:
+    log, old = tmp_path / "the.log", tmp_path / "the.log.1"
+    ticks = job("ctx.log.info(f'tick {ctx.run_id}')", every="1s")
+    with FaultDaemon(tmp_path, {"it": ticks}, f'{HEAD}log_file = "the.log"\n[jobs.it]\n') as daemon:
+        until(lambda: "tick 1" in log.read_text())
+        log.rename(old)
+        os.kill(daemon.pid, signal.SIGUSR1)
+        until(lambda: log.exists() and "tick" in log.read_text())
+        events = [line["event"] for file in (old, log) for line in lines_of(file)]
+        ticks_seen = [str(event) for event in events if str(event).startswith("tick")]
+        assert ticks_seen == [f"tick {n}" for n in range(1, len(ticks_seen) + 1)], "a line was lost or came twice"
+        log.unlink()
+        log.mkdir()  # it cannot be opened any more: the daemon goes on with what it has
+        os.kill(daemon.pid, signal.SIGUSR1)
+        seen = daemon.job("it")["last_run"]["id"]
+        daemon.until_job("it", lambda entry: entry["last_run"]["id"] > seen)
+
+
+@pytest.mark.parametrize("wakes", [signal.SIGQUIT, signal.SIGUSR1, signal.SIGHUP])
+def test_no_signal_makes_the_daemon_wait_for_a_pipe_that_nobody_reads(tmp_path: Path, wakes: int) -> None:
+    read, write = os.pipe()
+    chatty = job("for n in range(5000): print('x' * 50)\nwhile not ctx.wait(60): pass", extra=SERVICE)
+    daemon = FaultDaemon(tmp_path, {"chatty": chatty}, "[jobs.chatty]\n")
+    daemon.stderr = write
+    with daemon:
+        os.close(write)
+        daemon.until_state("chatty", "RUNNING")
+        until(lambda: daemon.status()["log_lines_dropped"] > 1000)
+        for _ in range(3):
+            os.kill(daemon.pid, wakes)
+        assert daemon.status()["log_lines_dropped"] > 1000
+        assert seconds(daemon.status) < 0.5
+        until(lambda: len(daemon.ask("logs", job="chatty")["lines"]) == 1000, what="the tail is kept all the same")
+        assert daemon.end() == 0
+    os.close(read)
+
+
+@pytest.mark.parametrize("unit", ["\\n", "", "\\x1b[2J\\x00\\xff\\n"], ids=["empty lines", "no end", "control"])
+def test_a_flood_of_any_kind_of_lines_disturbs_nobody(tmp_path: Path, unit: str) -> None:
+    """Empty lines are the worst: the most work for a byte."""
+    body = f"""
+        block = b"{unit or "x"}" * 50_000
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end: os.write(1, block)
+        print("\\nthe last word", flush=True)
+        ctx.wait(60)
+        """
+    with FaultDaemon(
+        tmp_path, {"flood": job(body, extra=SERVICE), "good": EVERY_SECOND}, jobs(["flood", "good"])
+    ) as daemon:
+        daemon.until_job("flood", lambda entry: entry["run"])
+        before, lags = resident(daemon.pid), []
+        while not any("the last word" in text for _, text in daemon.ask("logs", job="flood")["lines"][-2:]):
+            lags.append(seconds(daemon.status))
+        assert max(lags) < 0.25, "each answer takes the loop three turns"
+        assert resident(daemon.pid) - before < 40 * 1024 * 1024
+        assert daemon.job("flood")["restarts"] == 0
+
+
+def test_a_job_that_inherits_the_output_writes_to_it_directly(tmp_path: Path) -> None:
+    with FaultDaemon(
+        tmp_path, {"it": job("print('straight', flush=True)"), "other": WAITS}, "[jobs.it]\nlog = 'inherit'\n"
+    ) as daemon:
+        daemon.until_job("it", lambda entry: entry["last_run"])
+        until(lambda: "straight" in daemon.log_file.read_text().splitlines())
+        assert daemon.ask("logs", job="it")["lines"] == []
