@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -384,10 +385,11 @@ def test_a_folder_that_cannot_be_used_says_so() -> None:
 
 
 def test_a_closed_socket_leaves_nothing(tmp_path: Path) -> None:
+    gc.collect()  # what earlier tests left open must not end in the middle of this count
     before = len(os.listdir("/proc/self/fd"))
     made = Daemon(tmp_path / "s")
     with made.connect():
         made.serve(lambda: made.control.clients)
         made.close()
     assert not (tmp_path / "s").exists()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
