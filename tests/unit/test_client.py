@@ -125,4 +125,4 @@ def test_asking_leaks_no_descriptor(tmp_path: Path) -> None:
     for _ in range(3):
         with pytest.raises(Unreachable):
             client.ask(tmp_path / "s", "status")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -134,7 +134,7 @@ def test_closing_ends_it_and_leaves_nothing() -> None:
     guardian = Guardian()
     guardian.close()
     assert not Path(f"/proc/{guardian.pid}").exists()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_telling_a_dead_guardian_fails_nobody() -> None:

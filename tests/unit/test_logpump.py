@@ -323,12 +323,12 @@ def test_reopening_leaks_no_descriptor(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         sink.reopen()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_an_output_of_no_kind_leaks_no_descriptor() -> None:
     fd = os.eventfd(0)
     before = len(os.listdir("/proc/self/fd"))
     Sink(fd)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     os.close(fd)

@@ -162,4 +162,4 @@ def test_an_unknown_descriptor_can_be_removed(loop: Loop) -> None:
 def test_a_closed_loop_leaves_no_descriptor_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     Loop().close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

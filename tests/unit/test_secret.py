@@ -102,7 +102,7 @@ def test_a_refused_file_leaves_no_descriptor_open(tmp_path: Path) -> None:
     for name in (str(file_of(tmp_path, 0o644)), str(tmp_path)):
         with pytest.raises(ValueError, match="secret file"):
             Secret("file", name).reveal()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_credential_comes_from_the_folder_that_systemd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

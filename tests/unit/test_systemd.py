@@ -54,7 +54,7 @@ def test_telling_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/no/such/socket")
     before = len(os.listdir("/proc/self/fd"))
     systemd.notify("READY=1")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(
