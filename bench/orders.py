@@ -225,7 +225,7 @@ class Wire:
 
 def ours(url: str, count: int) -> float:
     """stellerd's publisher, window 500, envelopes built on the way."""
-    with open_publisher(url, Wishes(EXCHANGE)) as publisher:
+    with open_publisher([url], Wishes(EXCHANGE)) as publisher:
         started = time.perf_counter()
         published = sum(each.state == "published" for each in publisher.publish(messages(url, count)))
         seconds = time.perf_counter() - started

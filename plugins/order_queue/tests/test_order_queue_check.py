@@ -97,3 +97,66 @@ def test_the_index_is_advised_when_it_is_missing(
 def test_the_broker_is_asked_too(orders: Any, job: Any) -> None:
     with pytest.raises(errors.Unreachable, match=r"127\.0\.0\.1:1/x"):
         job(orders.url, "amqp://127.0.0.1:1/x").check()
+
+
+def mended(harness: Any, orders: Any) -> list[str]:
+    """Run the SQL of each problem as the owner until there is none; returns the problems."""
+    said: list[str] = []
+    for _ in range(10):
+        found = harness.database_problems()
+        if not found:
+            return said
+        said += [problem for problem, _ in found]
+        with orders.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for _, sql in found:
+                connection.exec_driver_sql(sql)
+    raise AssertionError(found)
+
+
+def test_db_check_finds_nothing_on_a_database_as_it_should_be(orders: Any, job: Any, spool: Path) -> None:
+    harness = job(orders.url, f"spool://{spool}")
+    assert harness.database_problems() == []
+    harness.run()
+    assert harness.database_problems() == []
+
+
+def test_db_check_says_what_mends_each_table(pg_orders: Any, job: Any, spool: Path) -> None:
+    job(pg_orders.url, f"spool://{spool}").run()
+    with pg_orders.engine.begin() as connection:
+        connection.exec_driver_sql('DROP INDEX "IX_Orders_stellerd_pending"')
+        connection.exec_driver_sql('ALTER TABLE "Orders" ALTER COLUMN "RequestId" TYPE text')
+        connection.exec_driver_sql('ALTER TABLE "Orders" ALTER COLUMN "CreateDate" TYPE timestamp')
+        connection.exec_driver_sql("ALTER TABLE stellerd.stellerd_published_orders DROP COLUMN claim_owner")
+    pg_orders.engine.dispose()
+    harness = job(pg_orders.url, f"spool://{spool}")
+    assert mended(harness, pg_orders) == [
+        '"Orders"."RequestId" is text instead of uuid',
+        '"Orders"."CreateDate" is timestamp without time zone instead of timestamp with time zone',
+        "each run reads all orders: the index of the pending ones is missing",
+        "stellerd.stellerd_published_orders has no column claim_owner",
+    ]
+    pg_orders.add(2)
+    assert harness.run().counters["published"] == 2
+
+
+def test_db_check_says_what_mends_each_right(pg_orders: Any, poor_url: str, job: Any, spool: Path) -> None:
+    harness = job(poor_url, f"spool://{spool}")
+    role = sa.make_url(poor_url).username
+    assert [sql for _, sql in harness.database_problems()] == [
+        f'GRANT SELECT ON "Orders" TO {role}', f"CREATE SCHEMA IF NOT EXISTS stellerd AUTHORIZATION {role}",
+    ]  # fmt: skip
+    job(pg_orders.url, f"spool://{spool}").run()  # now the ledger is there, and the superuser's
+    assert mended(harness, pg_orders) == [
+        f'{role} may not read "Orders"', f"{role} may not enter the schema stellerd",
+        f"{role} lacks SELECT, INSERT, UPDATE, DELETE on the ledger",
+    ]  # fmt: skip
+    pg_orders.add(2)
+    assert harness.run().counters["published"] == 2
+
+
+def test_db_check_without_the_table(job: Any, spool: Path, tmp_path: Path, postgres_url: str) -> None:
+    for url in (f"sqlite:///{tmp_path}/empty.db", postgres_url):
+        ((problem, sql),) = job(url, f"spool://{spool}").database_problems()
+        assert problem == 'there is no table "Orders"'
+        assert "create_tables = true" in sql
+        assert job(url, f"spool://{spool}", create_tables=True).database_problems() == []

@@ -27,7 +27,7 @@ def refused_port() -> int:
 
 
 def failure(url: str, wishes: Wishes = WISHES) -> errors.StellerdError:
-    with pytest.raises(errors.StellerdError) as caught, open_publisher(url, wishes):
+    with pytest.raises(errors.StellerdError) as caught, open_publisher([url], wishes):
         pass
     whole = "".join(traceback.format_exception(caught.value))
     assert PASSWORD not in whole

@@ -37,7 +37,7 @@ def wishes(**changes: Any) -> Wishes:
 
 
 def publish(url: str, batch: Any, **changes: Any) -> list[Outcome]:
-    with open_publisher(url, wishes(**changes)) as publisher:
+    with open_publisher([url], wishes(**changes)) as publisher:
         return list(publisher.publish(batch))
 
 
@@ -234,7 +234,7 @@ def test_no_confirm_in_time_is_unknown_not_published(rabbit_server: Any, consume
     consumer.bind()
     batch = messages(consumer.url, 600)
     seen: list[Outcome] = []
-    with open_publisher(consumer.url, wishes(window=100, confirm_timeout=1.0, connect_timeout=1.0)) as publisher:
+    with open_publisher([consumer.url], wishes(window=100, confirm_timeout=1.0, connect_timeout=1.0)) as publisher:
         feed = with_side_effect(batch, 300, lambda: os.kill(rabbit_server.pid, signal.SIGSTOP))
         try:
             with pytest.raises(errors.Unreachable, match=r"no answer in time|no answer within 1 s"):

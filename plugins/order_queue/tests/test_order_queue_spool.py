@@ -82,7 +82,7 @@ def test_a_message_that_cannot_be_written_fails_alone_and_leaves_nothing(spool: 
     spool.mkdir()
     (spool / f"{bad.id}.json").mkdir()  # a folder is in its place: the rename fails
     outcomes = publish(spool, [good, bad, other])
-    assert [state for state, _ in outcomes] == ["published", "refused", "published"]
+    assert [state for state, _ in outcomes] == ["published", "nacked", "published"]
     assert "Is a directory" in outcomes[1][1]
     assert list(spool.glob(".*.tmp")) == []
 

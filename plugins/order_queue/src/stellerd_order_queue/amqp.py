@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any
@@ -24,25 +24,22 @@ SENDS = 2
 
 
 class AmqpPublisher:
-    """Opens its connection in the constructor.
+    """Opens its connection in the constructor, to the first of the brokers that can be used.
 
     Raises: Unreachable when nobody answers; JobFailed when the broker answers and refuses us; ConfigError for a URL
     that is none.
     """
 
-    def __init__(self, url: str, wishes: Wishes) -> None:
-        self._place, self._wishes = place(url), wishes
-        try:
-            self._parameters = parameters(url, wishes)
-        except OSError as error:
-            raise errors.ConfigError(f"{wishes.ca_file}: cannot be used as broker_ca: {_words(error)}") from None
-        except (ValueError, TypeError, AttributeError, SyntaxError):  # pika's; their texts may quote the password
-            raise errors.ConfigError(
-                f"broker.url: {self._place}: not an AMQP URL; write amqps://user:password@host/vhost, special "
-                f"characters percent-encoded"
-            ) from None
+    def __init__(self, urls: Sequence[str], wishes: Wishes) -> None:
+        self._wishes = wishes
+        self._brokers = deque((place(url), _parameters(url, wishes)) for url in urls)
         self._link: Link | None = None
         self._open()
+
+    @property
+    def _place(self) -> str:
+        """The broker in use."""
+        return self._brokers[0][0]
 
     def __enter__(self) -> AmqpPublisher:
         return self
@@ -73,7 +70,8 @@ class AmqpPublisher:
                 yield from self._renew(link, again)
 
     def _fill(self, link: Link, waiting: Iterator[tuple[Message, int]]) -> None:
-        free = self._wishes.window - len(link.outstanding)
+        """One message alone first: a broker that blocks publishers gets no window of them at each try."""
+        free = (self._wishes.window if link.answered and not link.blocked else 1) - len(link.outstanding)
         if free > 0 and not link.lost:
             link.send(list(islice(waiting, free)))
 
@@ -85,14 +83,20 @@ class AmqpPublisher:
                 link.check_deadline()
 
     def _renew(self, link: Link, again: deque[tuple[Message, int]]) -> Iterator[Outcome]:
-        """Take over what a lost link owes: to be sent again, or given back as unknown; then open a new one."""
+        """Take over what a lost link owes: to be sent again, or given back; then open a new one.
+
+        Raises: Unreachable when publishers are blocked: a new connection would be blocked as well.
+        """
         reason = f"{self._place}: {_words(link.lost)}"
         self.close()
         for sent in link.outstanding.values():
-            if sent.sends < SENDS:
+            if sent.sends < SENDS and not link.blocked:
                 again.append((sent.message, sent.sends))
             else:
-                yield Outcome(sent.message, "unknown", reason)
+                yield Outcome(sent.message, "blocked" if link.blocked else "unknown", reason)
+        if link.blocked:
+            yield from (Outcome(message, "blocked", reason) for message, _ in _drained(again))
+            raise errors.Unreachable(f"{reason}; look at its memory and disk alarms")
         try:
             self._open()
         except errors.StellerdError:
@@ -100,11 +104,28 @@ class AmqpPublisher:
             raise
 
     def _open(self) -> Link:
-        try:
-            self._link = Link(self._parameters, self._wishes)
-        except Lost as lost:
-            raise explained(lost, self._place, self._wishes.exchange) from None
-        return self._link
+        """Raises: the failure of all brokers, whose kind is the first one's."""
+        failures: list[errors.StellerdError] = []
+        for _ in range(len(self._brokers)):
+            try:
+                self._link = Link(self._brokers[0][1], self._wishes)
+                return self._link
+            except Lost as lost:
+                failures.append(explained(lost, self._place, self._wishes.exchange))
+                self._brokers.rotate(-1)
+        raise type(failures[0])("; ".join(map(str, failures))) from None
+
+
+def _parameters(url: str, wishes: Wishes) -> Any:
+    try:
+        return parameters(url, wishes)
+    except OSError as error:
+        raise errors.ConfigError(f"{wishes.ca_file}: cannot be used as broker_ca: {_words(error)}") from None
+    except (ValueError, TypeError, AttributeError, SyntaxError):  # pika's; their texts may quote the password
+        raise errors.ConfigError(
+            f"broker.url: {place(url)}: not an AMQP URL; write amqps://user:password@host/vhost, special "
+            f"characters percent-encoded"
+        ) from None
 
 
 def _drained(queue: deque[Any]) -> Iterator[Any]:

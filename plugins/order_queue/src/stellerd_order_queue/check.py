@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from stellerd import Context, errors
 from stellerd_order_queue.database import missing_columns, shown, transaction
-from stellerd_order_queue.ledger import Ledger
+from stellerd_order_queue.ledger import TABLE, Ledger
 from stellerd_order_queue.publisher import open_publisher
 
 COLUMNS = ("Id", "OrderId", "RequestId", "Status", "CreateDate")
@@ -29,7 +30,7 @@ def check(ctx: Context) -> None:
     if engine.dialect.name == "postgresql":
         _rights(engine, settings, where, ledger)
         _advise_index(ctx, engine)
-    with open_publisher(ctx.broker_url(), settings.wishes()):
+    with open_publisher(ctx.broker_urls(), settings.wishes()):
         ctx.log.info("broker reachable", exchange=settings.message_type)
 
 
@@ -44,47 +45,57 @@ def _orders(engine: sa.Engine, settings: Any, where: str) -> None:
 
 def _rights(engine: sa.Engine, settings: Any, where: str, ledger: Ledger) -> None:
     with transaction(engine, settings.database, reads_only=True) as connection:
-        if not connection.scalar(
-            sa.text("""SELECT coalesce(has_table_privilege(to_regclass('"Orders"'), 'SELECT'), true)""")
-        ):
-            raise errors.JobFailed(f'{where}: no right to read: GRANT SELECT ON "Orders" TO {_user(connection)}')
-    if ledger.exists():
-        _rights_on_ledger(engine, settings, where, ledger)
-    else:
-        _right_to_create(engine, settings, where)
-
-
-def _rights_on_ledger(engine: sa.Engine, settings: Any, where: str, ledger: Ledger) -> None:
-    ask = sa.text("SELECT has_table_privilege(:table, :right)")
-    with transaction(engine, settings.database, reads_only=True) as connection:
-        lacking = [r for r in _RIGHTS if not connection.scalar(ask, {"table": ledger.table, "right": r})]
-        if lacking:
-            grant = f"GRANT {', '.join(lacking)} ON {ledger.table} TO {_user(connection)}"
+        who = user(connection)
+        there = connection.scalar(sa.text("""SELECT to_regclass('"Orders"') IS NOT NULL"""))
+        if there and lacking_rights(connection, '"Orders"', ("SELECT",)):
+            raise errors.JobFailed(f'{where}: no right to read: GRANT SELECT ON "Orders" TO {who}')
+        exists = sa.inspect(connection).has_table(TABLE, schema="stellerd")
+        if exists and not may_use_schema(connection):
+            raise errors.JobFailed(f"{where}: no right to use the ledger: GRANT USAGE ON SCHEMA stellerd TO {who}")
+        if exists and (lacking := lacking_rights(connection, ledger.table)):
+            grant = f"GRANT {', '.join(lacking)} ON {ledger.table} TO {who}"
             raise errors.JobFailed(f"{where}: no right to use the ledger: {grant}")
+        if not exists and not may_create_ledger(connection):
+            raise errors.JobFailed(
+                f"{where}: the ledger is not there and cannot be made: "
+                f"CREATE SCHEMA IF NOT EXISTS stellerd AUTHORIZATION {who}"
+            )
 
 
-def _right_to_create(engine: sa.Engine, settings: Any, where: str) -> None:
-    ask = sa.text(
+def lacking_rights(connection: sa.Connection, table: str, rights: Sequence[str] = _RIGHTS) -> list[str]:
+    """Those of the rights that the connected role does not have on a table that is there."""
+    ask = sa.text("SELECT has_table_privilege(:table, :right)")
+    return [each for each in rights if not connection.scalar(ask, {"table": table, "right": each})]
+
+
+def may_create_ledger(connection: sa.Connection) -> bool:
+    """Whether the connected role can make the ledger's schema, or its table in it."""
+    ask = (
         "SELECT CASE WHEN to_regnamespace('stellerd') IS NULL "
         "THEN has_database_privilege(current_database(), 'CREATE') "
         "ELSE has_schema_privilege('stellerd', 'CREATE') END"
     )
-    with transaction(engine, settings.database, reads_only=True) as connection:
-        if not connection.scalar(ask):
-            user = _user(connection)
-            raise errors.JobFailed(
-                f"{where}: the ledger is not there and cannot be made: "
-                f"CREATE SCHEMA IF NOT EXISTS stellerd AUTHORIZATION {user}"
-            )
+    return bool(connection.scalar(sa.text(ask)))
 
 
-def _user(connection: sa.Connection) -> str:
+def may_use_schema(connection: sa.Connection) -> bool:
+    """Whether the connected role may enter the ledger's schema."""
+    return bool(connection.scalar(sa.text("SELECT has_schema_privilege('stellerd', 'USAGE')")))
+
+
+def user(connection: sa.Connection) -> str:
+    """The connected role, as SQL writes it."""
     return str(connection.scalar(sa.text("SELECT quote_ident(current_user)")))
+
+
+def has_index(connection: sa.Connection) -> bool:
+    """Whether an index finds the pending orders by their date."""
+    return bool(connection.scalar(sa.text(_INDEX_QUERY)))
 
 
 def _advise_index(ctx: Context, engine: sa.Engine) -> None:
     with transaction(engine, ctx.settings.database, reads_only=True) as connection:
-        if not connection.scalar(sa.text(_INDEX_QUERY)):
+        if not has_index(connection):
             ctx.log.warning(
                 "every run reads the whole table of orders; an index makes it milliseconds", sql=ADVISED_INDEX
             )

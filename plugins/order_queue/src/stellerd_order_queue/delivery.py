@@ -6,15 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
+from typing import NamedTuple
 
-from stellerd import Context
+from stellerd import Context, errors
+from stellerd_order_queue.ahead import Ahead, Behind, persistently
 from stellerd_order_queue.envelope import Envelopes, Message, iso_utc
-from stellerd_order_queue.ledger import CLAIM, Candidate, Claimed, Ledger, Refusal, Span
+from stellerd_order_queue.ledger import CLAIM, Claimed, Ledger, Refusal, Span
 from stellerd_order_queue.publisher import Outcome, Publisher
 
-MARK = 2_000
+MARK = 500
 """Settled orders written down in one transaction."""
+RECHECK_S = 1.0
+"""So long after its claim an order is looked at again before it is published: it may have been placed."""
+
+
+FAILURES = ("nacked", "blocked", "unknown")
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,19 @@ class Tally:
         if reason:
             self.reasons.setdefault(kind, reason)
 
+    @property
+    def failed(self) -> int:
+        """Messages that no broker answers for and that did not come back either."""
+        return sum(self.counts[kind] for kind in FAILURES)
+
+
+class Batch(NamedTuple):
+    """Orders of ours, and those that are not to be published; `claimed_at` is monotonic seconds."""
+
+    claimed: list[Claimed]
+    refusals: list[Refusal]
+    claimed_at: float
+
 
 class Delivery:
     """One run's stream: call `publish` once; `tally` says what happened, also when it raised.
@@ -52,6 +73,8 @@ class Delivery:
         self._confirmed: list[str] = []
         self._unsent: list[str] = []
         self._failures = 0
+        self._writing = Behind()
+        self._trouble: errors.StellerdError | None = None
         self.tally = Tally()
 
     def publish(self, publisher: Publisher, passes: Iterable[Pass], total: int) -> None:
@@ -59,51 +82,85 @@ class Delivery:
 
         Raises: what the publisher and the ledger raise.
         """
+        batches = Ahead(self._batches(passes), self._unused)
         try:
-            for outcome in publisher.publish(self._messages(passes)):
+            for outcome in publisher.publish(self._messages(batches)):
                 self._settle(outcome)
                 if len(self._confirmed) + len(self._unsent) >= MARK:
                     self._write_down()
                     self._ctx.progress(self.tally.counts["published"], total, "orders")
+            if self._trouble:
+                raise self._trouble
         finally:
+            batches.close()
             self._unsent += self._earlier
-            self._write_down()
+            try:
+                self._write_down()
+            finally:
+                self._writing.close()
 
-    def _messages(self, passes: Iterable[Pass]) -> Iterator[Message]:
+    def _batches(self, passes: Iterable[Pass]) -> Iterator[Batch]:
+        """In the thread of `Ahead`."""
         for each in passes:
-            pages = self._ledger.pages(self._ctx.now(), each.span)
+            pages = self._ledger.pages(self._ctx.now(), each.span, partial(persistently, self._ctx))
             candidates = islice(chain.from_iterable(pages), each.quota)
             while not self._hopeless and not self._ctx.stopping and (batch := list(islice(candidates, CLAIM))):
-                yield from self._claimed(batch)
+                claimed_at = time.monotonic()
+                answer = persistently(self._ctx, self._ledger.claim, batch, self._ctx.now())
+                yield Batch(*answer, claimed_at)
 
-    def _claimed(self, batch: Sequence[Candidate]) -> Iterator[Message]:
-        now = self._ctx.now()
-        claimed, refusals = self._ledger.claim(batch, now)
-        self._put_aside(refusals)
-        self._earlier.update((each.key, each.attempts) for each in claimed)
-        sent = iso_utc(now)
-        good_until = time.monotonic() + self._ctx.settings.claim / 2  # the other half is for the confirms
-        for n, each in enumerate(claimed):
-            if self._hopeless or time.monotonic() > good_until:
-                self._give_back(claimed[n:])
+    def _messages(self, batches: Iterable[Batch]) -> Iterator[Message]:
+        try:
+            for each in batches:
+                self._earlier.update((order.key, order.attempts) for order in each.claimed)
+                self._put_aside(each.refusals)
+                yield from self._valid(each)
+        except errors.StellerdError as error:  # the database's: what is on its way still gets its answer
+            self._trouble = error
+
+    def _valid(self, batch: Batch) -> Iterator[Message]:
+        """The batch's messages, as long as its claims hold; orders placed meanwhile are left out."""
+        sent, checked_at = iso_utc(self._ctx.now()), batch.claimed_at
+        good_until = batch.claimed_at + self._ctx.settings.claim / 2  # the other half is for the confirms
+        changed: set[str] = set()
+        for n, each in enumerate(batch.claimed):
+            now = time.monotonic()
+            if self._hopeless or now > good_until:
+                self._give_back([order for order in batch.claimed[n:] if order.key not in changed])
                 return
-            yield self._envelopes.build(each.key, each.request_id, each.message_id, sent)
+            if now > checked_at + RECHECK_S:
+                changed |= self._changed([order for order in batch.claimed[n:] if order.key not in changed])
+                checked_at = time.monotonic()
+            if each.key not in changed:
+                yield self._envelopes.build(each.key, each.request_id, each.message_id, sent)
+
+    def _changed(self, rest: Sequence[Claimed]) -> set[str]:
+        keys = [each.key for each in rest]
+        pending = persistently(self._ctx, self._ledger.still_pending, keys, self._ctx.now())
+        gone = [each for each in rest if each.key not in pending]
+        for each in gone:
+            self._record("changed", each.key, "placed or closed since it was claimed", {"RequestId": each.request_id})
+        self._give_back(gone)
+        return {each.key for each in gone}
 
     def _give_back(self, rest: Sequence[Claimed]) -> None:
         for each in rest:
             del self._earlier[each.key]
-        self._ledger.release([each.key for each in rest])
+        persistently(self._ctx, self._ledger.release, [each.key for each in rest])
+
+    def _unused(self, batch: Batch) -> None:
+        self._unsent += [each.key for each in batch.claimed]
 
     def _put_aside(self, refusals: Sequence[Refusal]) -> None:
         for each in refusals:
-            if each.changed:
-                self.tally.add("changed")
-                self._ctx.log.info("no longer pending, not published", order=each.candidate.key, reason=each.reason)
-            else:
-                self.tally.add("refused", f"order {each.candidate.key}: {each.reason}")
-                seen = {"RequestId": str(each.candidate.request), "CreateDate": each.candidate.created}
-                self._ctx.quarantine("order", each.candidate.key, each.reason, seen)
-        self._ledger.refuse([each for each in refusals if not each.changed], self._ctx.now())
+            seen = {"RequestId": str(each.candidate.request), "CreateDate": each.candidate.created}
+            self._record("changed" if each.changed else "refused", each.candidate.key, each.reason, seen)
+        refused = [each for each in refusals if not each.changed]
+        persistently(self._ctx, self._ledger.refuse, refused, self._ctx.now())
+
+    def _record(self, kind: str, key: str, reason: str, seen: dict[str, str]) -> None:
+        self.tally.add(kind, f"order {key}: {reason}")
+        self._ctx.quarantine("order", key, reason, seen)
 
     def _settle(self, outcome: Outcome) -> None:
         key = outcome.message.key
@@ -117,7 +174,7 @@ class Delivery:
             return
         self._failures += 1
         self._unsent.append(key)
-        self.tally.add("returned" if outcome.state == "returned" else "failed", outcome.reason)
+        self.tally.add(outcome.state, outcome.reason)
 
     @property
     def _hopeless(self) -> bool:
@@ -126,5 +183,9 @@ class Delivery:
     def _write_down(self) -> None:
         confirmed, self._confirmed = self._confirmed, []
         unsent, self._unsent = self._unsent, []
-        self._ledger.mark_published(confirmed, self._ctx.now())
-        self._ledger.release(unsent)
+        self._writing.do(self._write, confirmed, unsent)
+
+    def _write(self, confirmed: list[str], unsent: list[str]) -> None:
+        """In the thread of `Behind`."""
+        persistently(self._ctx, self._ledger.mark_published, confirmed, self._ctx.now())
+        persistently(self._ctx, self._ledger.release, unsent)

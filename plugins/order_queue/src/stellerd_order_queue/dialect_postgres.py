@@ -14,13 +14,17 @@ _PIECES = {
     # OFFSET 0: a look at the primary key for each; a scan of everything for each page or claim is what planners like
     "the_order": """(SELECT true AS found FROM "Orders" o WHERE o."Id" = k.order_id AND {pending} OFFSET 0) AS o""",
     "pending": """o."OrderId" = 0 AND lower(o."Status") <> ALL (CAST(:excluded AS text[]))""",
-    "due": "(p.order_id IS NULL OR (p.next_due <= :now AND (p.claim_until IS NULL OR p.claim_until <= :now)))",
+    "due": """(p.order_id IS NULL OR ((:forced OR p.next_due <= :now)
+        AND (p.claim_until IS NULL OR p.claim_until <= :now OR p.claim_owner = :owner)))""",
+    "named": """(CAST(:order AS uuid) IS NULL OR CAST(:order AS uuid) IN (o."Id", o."RequestId"))""",
+    "within": """o."CreateDate" >= CAST(:since AS timestamptz)
+          AND coalesce(o."CreateDate" < CAST(:before AS timestamptz), true)""",
     "ids": "ANY (CAST(:ids AS uuid[]))",
 }
 _NIL = str(NIL)
 _LEDGER = "stellerd.stellerd_published_orders"
 _NO_LEDGER = """(SELECT CAST(NULL AS uuid) AS order_id, CAST(NULL AS uuid) AS request_id, 0 AS attempts,
-    now() AS next_due, now() AS claim_until, '' AS refused WHERE false)"""
+    now() AS next_due, now() AS claim_until, CAST(NULL AS uuid) AS claim_owner, '' AS refused WHERE false)"""
 
 _READS = {
     "survey": """
@@ -29,17 +33,23 @@ _READS = {
                count(*) FILTER (WHERE refused IS NULL AND attempts >= :max_attempts) AS stuck,
                count(*) FILTER (WHERE refused IS NOT NULL) AS refused,
                count(*) AS pending
-        FROM (SELECT o."CreateDate" >= CAST(:since AS timestamptz) AS recent, {due} AS due, p.refused, p.attempts
+        FROM (SELECT o."CreateDate" >= CAST(:recent AS timestamptz) AS recent,
+                     {due} AND {named} AND {within} AS due, p.refused, p.attempts
               FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {pending}) AS each""",
     "page": """
         SELECT CAST(o."Id" AS text), CAST(o."RequestId" AS text), CAST(o."CreateDate" AS text),
                CAST(p.request_id AS text), p.attempts, p.refused IS NOT NULL
         FROM "Orders" o LEFT JOIN LATERAL (SELECT * FROM {ledger} q WHERE q.order_id = o."Id" OFFSET 0) AS p ON true
-        WHERE {pending} AND {due}
-          AND o."CreateDate" >= CAST(:since AS timestamptz)
-          AND coalesce(o."CreateDate" < CAST(:before AS timestamptz), true)
+        WHERE {pending} AND {due} AND {named} AND {within}
           AND (o."CreateDate", o."Id") > (CAST(:at AS timestamptz), CAST(:id AS uuid))
         ORDER BY o."CreateDate", o."Id" LIMIT :size""",
+    "stuck": """
+        SELECT CAST(o."Id" AS text) FROM "Orders" o JOIN {ledger} p ON p.order_id = o."Id"
+        WHERE {pending} AND p.refused IS NULL AND p.attempts >= :max_attempts ORDER BY o."CreateDate" LIMIT :size""",
+    "named": """
+        SELECT CAST(o."Id" AS text), o."OrderId", o."Status", {pending}, coalesce(p.claim_until > :now, false)
+        FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {named} ORDER BY {pending} DESC LIMIT 1""",
+    "still": """SELECT CAST(o."Id" AS text) FROM "Orders" o WHERE o."Id" = {ids} AND {pending}""",
 }
 _WRITES = {
     "renew": """
@@ -56,9 +66,9 @@ _WRITES = {
         CROSS JOIN LATERAL {the_order}
         ORDER BY k.n ON CONFLICT DO NOTHING RETURNING CAST(order_id AS text)""",
     "fate": """
-        SELECT CAST(k.order_id AS text), o.found IS NOT NULL, CAST(twin.order_id AS text)
+        SELECT CAST(k.order_id AS text), {pending}, o."OrderId", o."Status", CAST(twin.order_id AS text)
         FROM unnest(CAST(:ids AS uuid[]), CAST(:requests AS uuid[])) AS k (order_id, request_id)
-        LEFT JOIN LATERAL {the_order} ON true
+        LEFT JOIN LATERAL (SELECT * FROM "Orders" o WHERE o."Id" = k.order_id OFFSET 0) AS o ON true
         LEFT JOIN {ledger} twin
                ON twin.request_id = k.request_id AND twin.refused IS NULL AND twin.order_id <> k.order_id""",
     "refuse": """
@@ -70,7 +80,7 @@ _WRITES = {
         UPDATE {ledger} SET attempts = attempts + 1, first_published = coalesce(first_published, :now),
             last_published = :now, claim_owner = NULL, claim_until = NULL,
             next_due = :now + least(:cap, :pause * (CAST(1 AS bigint) << least(attempts, 30))) * interval '1 second'
-        WHERE order_id = {ids}""",
+        WHERE order_id = {ids} AND (last_published IS NULL OR last_published < :now)""",
     "release": """
         UPDATE {ledger} SET claim_owner = NULL, claim_until = NULL
         WHERE order_id = {ids} AND claim_owner = :owner""",

@@ -11,7 +11,10 @@ from stellerd_order_queue.envelope import NIL
 
 _PIECES = {
     "created": """coalesce(strftime('%Y-%m-%d %H:%M:%f', o."CreateDate"), '')""",  # unreadable: the oldest of all
-    "due": "(p.order_id IS NULL OR (p.next_due <= :now AND (p.claim_until IS NULL OR p.claim_until <= :now)))",
+    "due": """(p.order_id IS NULL OR ((:forced OR p.next_due <= :now)
+        AND (p.claim_until IS NULL OR p.claim_until <= :now OR p.claim_owner = :owner)))""",
+    "named": """(:order IS NULL OR lower(:order) IN (lower(o."Id"), lower(o."RequestId")))""",
+    "within": "{created} >= :since AND {created} < :before",
     "pending": """o."OrderId" = 0 AND lower(o."Status") NOT IN (SELECT value FROM json_each(:excluded))""",
     "ids": "(SELECT value FROM json_each(:ids))",
     "rows": "json_each(:rows)",
@@ -21,7 +24,7 @@ _PIECES = {
 }
 _LEDGER = "stellerd_published_orders"
 _NO_LEDGER = """(SELECT NULL AS order_id, NULL AS request_id, 0 AS attempts,
-    '' AS next_due, '' AS claim_until, NULL AS refused WHERE false)"""
+    '' AS next_due, '' AS claim_until, NULL AS claim_owner, NULL AS refused WHERE false)"""
 
 _READS = {
     "survey": """
@@ -30,14 +33,21 @@ _READS = {
                count(*) FILTER (WHERE refused IS NULL AND attempts >= :max_attempts) AS stuck,
                count(*) FILTER (WHERE refused IS NOT NULL) AS refused,
                count(*) AS pending
-        FROM (SELECT {created} >= :since AS recent, {due} AS due, p.refused, p.attempts
+        FROM (SELECT {created} >= :recent AS recent, {due} AND {named} AND {within} AS due, p.refused, p.attempts
               FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {pending}) AS each""",
     "page": """
         SELECT o."Id", o."RequestId", {created}, p.request_id, p.attempts, p.refused IS NOT NULL
         FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id"
-        WHERE {pending} AND {due} AND {created} >= :since AND {created} < :before
+        WHERE {pending} AND {due} AND {named} AND {within}
           AND ({created}, o."Id") > (:at, :id)
         ORDER BY {created}, o."Id" LIMIT :size""",
+    "stuck": """
+        SELECT o."Id" FROM "Orders" o JOIN {ledger} p ON p.order_id = o."Id"
+        WHERE {pending} AND p.refused IS NULL AND p.attempts >= :max_attempts ORDER BY {created} LIMIT :size""",
+    "named": """
+        SELECT o."Id", o."OrderId", o."Status", {pending}, coalesce(p.claim_until > :now, 0)
+        FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {named} ORDER BY {pending} DESC LIMIT 1""",
+    "still": """SELECT o."Id" FROM "Orders" o WHERE o."Id" IN {ids} AND {pending}""",
 }
 _WRITES = {
     "renew": """
@@ -51,9 +61,9 @@ _WRITES = {
         FROM {rows} AS k JOIN "Orders" o ON o."Id" = {id} WHERE {pending}
         ORDER BY k.key ON CONFLICT DO NOTHING RETURNING order_id""",
     "fate": """
-        SELECT {id}, o."Id" IS NOT NULL, twin.order_id
+        SELECT {id}, {pending}, o."OrderId", o."Status", twin.order_id
         FROM {rows} AS k
-        LEFT JOIN "Orders" o ON o."Id" = {id} AND {pending}
+        LEFT JOIN "Orders" o ON o."Id" = {id}
         LEFT JOIN {ledger} twin ON twin.request_id = {request} AND twin.refused IS NULL AND twin.order_id <> {id}""",
     "refuse": """
         INSERT INTO {ledger} (order_id, request_id, next_due, refused) VALUES (:id, :request, :next_due, :reason)
@@ -64,7 +74,7 @@ _WRITES = {
             last_published = :now, claim_owner = NULL, claim_until = NULL,
             next_due = strftime('%Y-%m-%d %H:%M:%f', :now,
                                 min(:cap, :pause * (1 << min(attempts, 30))) || ' seconds')
-        WHERE order_id IN {ids}""",
+        WHERE order_id IN {ids} AND (last_published IS NULL OR last_published < :now)""",
     "release": """
         UPDATE {ledger} SET claim_owner = NULL, claim_until = NULL
         WHERE order_id IN {ids} AND claim_owner = :owner""",

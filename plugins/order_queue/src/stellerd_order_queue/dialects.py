@@ -53,10 +53,13 @@ def dialect_of(engine: Engine) -> Dialect:
 
 def statements(texts: Mapping[str, str], pieces: Mapping[str, str]) -> dict[str, TextClause]:
     """The texts with each {piece} replaced; pieces are constants of ours, never data."""
-    whole = dict(texts)
-    for name, piece in pieces.items():
-        whole = {key: statement.replace("{" + name + "}", piece) for key, statement in whole.items()}
-    return {key: text(statement) for key, statement in whole.items()}
+
+    def filled(statement: str) -> str:
+        for name, piece in pieces.items():
+            statement = statement.replace("{" + name + "}", piece)
+        return statement
+
+    return {key: text(filled(filled(filled(statement)))) for key, statement in texts.items()}  # pieces hold pieces
 
 
 def utc_text(moment: datetime) -> str:

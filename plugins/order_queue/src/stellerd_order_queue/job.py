@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from stellerd import Context, Done, Job, errors
+from stellerd import Context, Done, Job, Skipped, errors
+from stellerd_order_queue.ahead import persistently
 from stellerd_order_queue.check import check
 from stellerd_order_queue.delivery import Delivery, Pass, Tally
 from stellerd_order_queue.envelope import Envelopes, message_id
 from stellerd_order_queue.ledger import Ledger, Span, Survey
+from stellerd_order_queue.problems import database_problems
 from stellerd_order_queue.publisher import open_publisher
 from stellerd_order_queue.settings import OrderQueueSettings
+from stellerd_order_queue.verdict import verdict
 
-PREVIEW = 20
-"""Orders that a dry run names."""
+PREVIEW = 1_000
+"""Orders that a dry run names; of more it tells how many."""
 _ALWAYS_SHOWN = {"published": 0, "republished": 0, "returned": 0, "refused": 0, "failed": 0}
 _PRUNE_EVERY = timedelta(hours=1)
 _SHARE_OF_OLDER = 10
@@ -34,25 +37,31 @@ class OrderQueue(Job):
         """Database, tables, rights, ledger and broker are as the run needs them; advice goes to the log."""
         check(ctx)
 
-    def run(self, ctx: Context) -> Done:
+    def database_problems(self, ctx: Context) -> Iterable[tuple[str, str]]:
+        """Tables, columns, types, rights and the index, each with the SQL that mends it."""
+        return database_problems(ctx)
+
+    def run(self, ctx: Context) -> Done | Skipped:
         """Prepare, survey, deliver, sum up.
 
         Raises: Unreachable for database and broker; JobFailed when nothing could be published.
         """
-        ledger = Ledger(ctx.engine(ctx.settings.database), ctx.settings.database, ctx.settings.rules())
-        now = ctx.now()
-        since = now - timedelta(seconds=ctx.settings.lookback)
+        settings = ctx.settings
+        wanted = settings.wanted(by_hand=ctx.trigger == "manual")
+        ledger = Ledger(ctx.engine(settings.database), settings.database, settings.rules(), wanted=wanted)
         if ctx.dry_run:
-            return _preview(ctx, ledger, now, since)
-        self._prepare(ctx, ledger)
+            return _preview(ctx, ledger)
+        persistently(ctx, self._prepare, ctx, ledger)
         try:
-            survey = ledger.survey(now, since)
-            tally = _deliver(ctx, ledger, survey, since)
-            _prune(ctx, ledger, now)
+            if settings.order and (skipped := _look_at(ctx, ledger)):
+                return skipped
+            survey = persistently(ctx, _survey, ctx, ledger)
+            tally = _deliver(ctx, ledger, survey)
+            persistently(ctx, _prune, ctx, ledger)
+            return verdict(ctx, ledger, survey, tally)
         except errors.StellerdError:
             self._prepared = False  # a table may be gone: look again
             raise
-        return _verdict(ctx, survey, tally)
 
     def _prepare(self, ctx: Context, ledger: Ledger) -> None:
         if self._prepared:
@@ -68,13 +77,34 @@ def due(survey: Survey, fallback: str) -> int:
     return survey.recent_due + (0 if fallback == "never" else survey.older_due)
 
 
-def passes(survey: Survey, fallback: str, limit: int, since: datetime) -> list[Pass]:
-    """In which order a run walks over the due orders.
+def plan(survey: Survey, settings: OrderQueueSettings, now: datetime) -> list[Pass]:
+    """The run's walks over the due orders: the chosen ones, or by lookback and fallback."""
+    if settings.asks_for_some:
+        return [Pass(_chosen(settings, now), settings.limit or None)]
+    return passes(survey, settings.fallback, settings.limit, _recent(settings, now), _young(settings, now))
+
+
+def _recent(settings: OrderQueueSettings, now: datetime) -> datetime:
+    return now - timedelta(seconds=settings.lookback)
+
+
+def _young(settings: OrderQueueSettings, now: datetime) -> datetime | None:
+    return now - timedelta(seconds=settings.min_age) if settings.min_age else None
+
+
+def _chosen(settings: OrderQueueSettings, now: datetime) -> Span:
+    if settings.asks_for_some:
+        return Span(settings.since, settings.until)
+    return Span(before=_young(settings, now))
+
+
+def passes(survey: Survey, fallback: str, limit: int, since: datetime, before: datetime | None = None) -> list[Pass]:
+    """In which order a run walks over the due orders that were created before `before`.
 
     "when-empty": published orders are not due for a while, so the newer ones do run out, and then it is the older
     ones' turn in the same run. With a limit, a tenth of it is kept for them.
     """
-    recent, older, everything = Span(since), Span(before=since), Span()
+    recent, older, everything = Span(since, before), Span(before=min(since, before or since)), Span(before=before)
     quota = limit or None
     if fallback == "always":
         return [Pass(everything, quota)]
@@ -86,44 +116,77 @@ def passes(survey: Survey, fallback: str, limit: int, since: datetime) -> list[P
     return [Pass(recent, quota - kept), Pass(older, kept)]
 
 
-def _preview(ctx: Context, ledger: Ledger, now: datetime, since: datetime) -> Done:
+def _survey(ctx: Context, ledger: Ledger) -> Survey:
+    now = ctx.now()
+    return ledger.survey(now, _recent(ctx.settings, now), _chosen(ctx.settings, now))
+
+
+def _due(ctx: Context, survey: Survey) -> int:
+    return due(survey, "always" if ctx.settings.asks_for_some else ctx.settings.fallback)
+
+
+def _look_at(ctx: Context, ledger: Ledger) -> Skipped | None:
+    """Why the order that a person named is not published; None when it can be.
+
+    Raises: JobFailed when there is no such order.
+    """
+    found = ledger.named(ctx.now())
+    if found is None:
+        raise errors.JobFailed(f'order {ctx.settings.order}: no order has this "Id" or "RequestId"')
+    if found.vendor_id:
+        return Skipped(f"order {found.key} is placed: the vendor's order id is {found.vendor_id}")
+    if not found.pending:
+        return Skipped(f'order {found.key} is not pending: its status is "{found.status}"')
+    if found.claimed:
+        return Skipped(f"order {found.key} is being published by another process just now")
+    return None
+
+
+def _preview(ctx: Context, ledger: Ledger) -> Done | Skipped:
     """Say what a run would do; nothing is created, written or sent."""
-    seen = ledger if ledger.exists() else ledger.without_table()
-    survey = seen.survey(now, since)
-    plan = passes(survey, ctx.settings.fallback, ctx.settings.limit, since)
-    ctx.count(pending=due(survey, ctx.settings.fallback), stuck=survey.stuck, refused=survey.refused)
-    left = PREVIEW
-    for each in plan:
-        size = left if each.quota is None else min(left, each.quota)
+    seen, now = ledger if ledger.exists() else ledger.without_table(), ctx.now()
+    if ctx.settings.order and (skipped := _look_at(ctx, seen)):
+        return skipped
+    survey = _survey(ctx, seen)
+    ctx.count(pending=_due(ctx, survey), stuck=survey.stuck, refused=survey.refused)
+    listed = 0
+    for each in plan(survey, ctx.settings, now):
+        size = PREVIEW - listed if each.quota is None else min(PREVIEW - listed, each.quota)
         named = seen.first(now, each.span, size) if size else []
-        left -= len(named)
+        listed += len(named)
         for order in named:
             request = order.request_id
             fate = {"message_id": message_id(request)} if request else {"refused": "its RequestId is unusable"}
-            ctx.log.info("would publish", order=order.key, created=order.created, attempts=order.attempts, **fate)
+            ctx.log.info(
+                "would publish", order=order.key, request=order.request, created=order.created,
+                attempts=order.attempts, **fate,
+            )  # fmt: skip
+    total = min(_due(ctx, survey), ctx.settings.limit or _due(ctx, survey))
+    if total > listed:
+        ctx.log.info("would publish more", orders=total - listed)
     return Done()
 
 
-def _deliver(ctx: Context, ledger: Ledger, survey: Survey, since: datetime) -> Tally:
+def _deliver(ctx: Context, ledger: Ledger, survey: Survey) -> Tally:
     settings = ctx.settings
-    total = due(survey, settings.fallback)
+    total = _due(ctx, survey)
     ctx.count(pending=total, stuck=survey.stuck)
     if not total:
         ctx.count(**_ALWAYS_SHOWN)
         return Tally()  # an idle run does not bother the broker
-    url = ctx.broker_url()
-    plan = passes(survey, settings.fallback, settings.limit, since)
-    with open_publisher(url, settings.wishes()) as publisher:
-        envelopes = Envelopes(url, settings.message_type, settings.message_property)
+    urls = ctx.broker_urls()
+    with open_publisher(urls, settings.wishes()) as publisher:
+        envelopes = Envelopes(urls[0], settings.message_type, settings.message_property)
         delivery = Delivery(ctx, ledger, envelopes, settings.window)
         try:
-            delivery.publish(publisher, plan, total)
+            delivery.publish(publisher, plan(survey, settings, ctx.now()), total)
         finally:
-            ctx.count(**_ALWAYS_SHOWN | dict(delivery.tally.counts))
+            ctx.count(**_ALWAYS_SHOWN | dict(delivery.tally.counts) | {"failed": delivery.tally.failed})
     return delivery.tally
 
 
-def _prune(ctx: Context, ledger: Ledger, now: datetime) -> None:
+def _prune(ctx: Context, ledger: Ledger) -> None:
+    now = ctx.now()
     last = ctx.cursor.get("pruned_at", None)
     if last is not None and now - datetime.fromisoformat(last) < _PRUNE_EVERY:
         return
@@ -131,33 +194,3 @@ def _prune(ctx: Context, ledger: Ledger, now: datetime) -> None:
     ctx.cursor.set("pruned_at", now.isoformat())
     if removed:
         ctx.log.info("ledger pruned", orders=removed)
-
-
-def _verdict(ctx: Context, survey: Survey, tally: Tally) -> Done:
-    """Raises: JobFailed when there was something to publish and nothing went out."""
-    problems = problems_of(tally.counts, tally.reasons, survey, ctx.settings)
-    if not tally.counts["published"] and (tally.counts["returned"] or tally.counts["failed"]):
-        raise errors.JobFailed("; ".join(problems))
-    return Done(problems=tuple(problems))
-
-
-def problems_of(
-    counts: Mapping[str, int], reasons: Mapping[str, str], survey: Survey, settings: OrderQueueSettings
-) -> list[str]:
-    """One line for each kind of trouble."""
-    problems = []
-    if n := counts.get("returned", 0):
-        problems.append(
-            f"the broker returned {n} messages: no queue is bound to exchange {settings.message_type}; "
-            f"start the consumer once or bind its queue"
-        )
-    if n := counts.get("failed", 0):
-        problems.append(f"{n} messages are not confirmed and stay pending: {reasons['failed']}")
-    if n := counts.get("refused", 0):
-        problems.append(f"{n} orders cannot be published and are in quarantine, first {reasons['refused']}")
-    if survey.stuck:
-        problems.append(
-            f"{survey.stuck} orders are still pending after {settings.max_attempts} publications: "
-            f"does the consumer run, and what does {settings.message_type}'s error queue hold?"
-        )
-    return problems

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -77,6 +77,25 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a person asked for: one order by its "Id" or "RequestId"; `forced`: also what is not due again yet."""
+
+    order: str | None = None
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The order that a person named."""
+
+    key: str
+    vendor_id: int
+    status: str
+    pending: bool
+    claimed: bool
+
+
+@dataclass(frozen=True)
 class Rules:
     """What the ledger goes by; durations in seconds."""
 
@@ -90,8 +109,11 @@ class Rules:
 class Ledger:
     """Everything the job says to its database. Each call is one short transaction; all raise as `transaction` does."""
 
-    def __init__(self, engine: sa.Engine, name: str, rules: Rules, owner: uuid.UUID | None = None) -> None:
+    def __init__(
+        self, engine: sa.Engine, name: str, rules: Rules, owner: uuid.UUID | None = None, wanted: Wanted | None = None
+    ) -> None:
         self._engine, self._name, self._rules = engine, name, rules
+        self._wanted = wanted or Wanted()
         self._dialect: Dialect = dialect_of(engine)
         self._say = self._dialect.say
         self._owner = owner or uuid.uuid4()
@@ -118,21 +140,45 @@ class Ledger:
 
     def without_table(self) -> Ledger:
         """This ledger as if it were empty; only the readers work."""
-        bare = Ledger(self._engine, self._name, self._rules, self._owner)
+        bare = Ledger(self._engine, self._name, self._rules, self._owner, self._wanted)
         bare._say = self._dialect.say_without_ledger
         return bare
 
-    def survey(self, now: datetime, since: datetime) -> Survey:
-        """Count what waits; recent is what was created at `since` or later."""
-        values = self._common(now) | {"since": self._dialect.bound(since), "max_attempts": self._rules.max_attempts}
+    def survey(self, now: datetime, recent: datetime, span: Span | None = None) -> Survey:
+        """Count what waits; recent is what was created at `recent` or later. Only what lies in `span` counts as due."""
+        values = self._common(now) | self._bounds(span or Span())
+        values |= {"recent": self._dialect.bound(recent), "max_attempts": self._rules.max_attempts}
         with transaction(self._engine, self._name, reads_only=True) as connection:
             return Survey(*connection.execute(self._say["survey"], values).one())
 
-    def pages(self, now: datetime, span: Span) -> Iterator[list[Candidate]]:
-        """The due orders of a span, oldest first, `PAGE` at a time; no transaction is open between pages."""
+    def stuck(self, now: datetime, size: int) -> list[str]:
+        """The oldest `size` pending orders that were published `max_attempts` times or more."""
+        values = self._common(now) | {"max_attempts": self._rules.max_attempts, "size": size}
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            return list(connection.scalars(self._say["stuck"], values))
+
+    def named(self, now: datetime) -> Found | None:
+        """The order that was asked for, None when there is no such one."""
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            row = connection.execute(self._say["named"], self._common(now)).first()
+        return Found(row[0], row[1], row[2], bool(row[3]), bool(row[4])) if row else None
+
+    def still_pending(self, keys: Sequence[str], now: datetime) -> set[str]:
+        """Those of the orders that have no vendor order id and no excluded status by now."""
+        values = self._common(now) | {"ids": self._dialect.many(keys)}
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            return set(connection.scalars(self._say["still"], values))
+
+    def pages(
+        self, now: datetime, span: Span, calling: Callable[..., list[Candidate]] = lambda call, *args: call(*args)
+    ) -> Iterator[list[Candidate]]:
+        """The due orders of a span, oldest first, `PAGE` at a time; no transaction is open between pages.
+
+        `calling` makes the calls, and may make one again that failed.
+        """
         at, key = self._dialect.earliest, self._dialect.first_key
         while True:
-            page = self._page(now, span, at, key, PAGE)
+            page = calling(self._page, now, span, at, key, PAGE)
             if page:
                 yield page
             if len(page) < PAGE:
@@ -143,12 +189,14 @@ class Ledger:
         """The oldest `size` due orders of a span."""
         return self._page(now, span, self._dialect.earliest, self._dialect.first_key, size)
 
-    def _page(self, now: datetime, span: Span, at: str, key: str, size: int) -> list[Candidate]:
-        bounds = {
+    def _bounds(self, span: Span) -> dict[str, Any]:
+        return {
             "since": self._dialect.bound(span.since) if span.since else self._dialect.earliest,
             "before": self._dialect.bound(span.before) if span.before else self._dialect.latest,
         }
-        values = self._common(now) | bounds | {"at": at, "id": key, "size": size}
+
+    def _page(self, now: datetime, span: Span, at: str, key: str, size: int) -> list[Candidate]:
+        values = self._common(now) | self._bounds(span) | {"at": at, "id": key, "size": size}
         with transaction(self._engine, self._name, reads_only=True) as connection:
             rows = connection.execute(self._say["page"], values).all()
         usable = self._dialect.usable
@@ -157,7 +205,8 @@ class Ledger:
     def claim(self, candidates: Sequence[Candidate], now: datetime) -> tuple[list[Claimed], list[Refusal]]:
         """Take those that are free and still pending; whoever is not in the answer is somebody else's.
 
-        Several processes may claim at once: each order goes to one of them.
+        Several processes may claim at once: each order goes to one of them. What is ours already is free to us: a
+        claim whose answer was lost can be made again.
         """
         wanted = {each.key: each for each in candidates}
         rows = [(each.key, r, message_id(r)) for each in candidates if (r := each.request_id)]
@@ -173,7 +222,6 @@ class Ledger:
         self, connection: sa.Connection, rows: list[Row], wanted: dict[str, Candidate], now: datetime
     ) -> set[str]:
         values = self._common(now) | {
-            "owner": self._dialect.as_id(self._owner),
             "until": self._dialect.moment(now + timedelta(seconds=self._rules.claim)),
         }
         obsolete = [row[0] for row in rows if wanted[row[0]].obsolete]
@@ -182,11 +230,12 @@ class Ledger:
         known = [row[0] for row in rows if wanted[row[0]].known_request is not None]
         known = [key for key in known if not wanted[key].obsolete]
         mine: set[str] = set()
-        if known:
-            mine.update(connection.scalars(self._say["renew"], values | {"ids": self._dialect.many(known)}))
         fresh = [row for row in rows if row[0] not in set(known)]
         if fresh:
             mine.update(connection.scalars(self._say["fresh"], values | self._dialect.rows(fresh)))
+        known += [row[0] for row in fresh if row[0] not in mine]  # made since the page was read, perhaps by us
+        if known:
+            mine.update(connection.scalars(self._say["renew"], values | {"ids": self._dialect.many(known)}))
         return mine
 
     def _fates(
@@ -194,9 +243,9 @@ class Ledger:
     ) -> list[Refusal]:
         refusals = []
         values = self._common(now) | self._dialect.rows(rows)
-        for key, pending, twin in connection.execute(self._say["fate"], values):
+        for key, pending, vendor_id, status, twin in connection.execute(self._say["fate"], values):
             if not pending:
-                refusals.append(Refusal(wanted[key], "its status or vendor order id changed since it was read", True))
+                refusals.append(Refusal(wanted[key], _what_changed(vendor_id, status), True))
             elif twin is not None:
                 reason = (
                     f"RequestId {wanted[key].request} is also that of order {twin}: the consumer would see one only"
@@ -227,19 +276,30 @@ class Ledger:
         """Give claims of ours back: the orders are due again, under the same message ids."""
         self._change("release", keys, {"owner": self._dialect.as_id(self._owner)})
 
+    def _change(self, statement: str, keys: Sequence[str], values: dict[str, Any]) -> None:
+        if keys:
+            with transaction(self._engine, self._name) as connection:
+                connection.execute(self._say[statement], values | {"ids": self._dialect.many(keys)})
+
     def prune(self, old: datetime) -> int:
         """Forget orders that are done and were due before `old`; returns how many."""
         with transaction(self._engine, self._name) as connection:
             values = {"old": self._dialect.moment(old), "excluded": self._excluded}
             return connection.execute(self._say["prune"], values).rowcount
 
-    def _change(self, statement: str, keys: Sequence[str], values: dict[str, Any]) -> None:
-        if keys:
-            with transaction(self._engine, self._name) as connection:
-                connection.execute(self._say[statement], values | {"ids": self._dialect.many(keys)})
-
     def _common(self, now: datetime) -> dict[str, Any]:
-        return {"now": self._dialect.moment(now), "excluded": self._excluded}
+        return {
+            "now": self._dialect.moment(now), "excluded": self._excluded,
+            "owner": self._dialect.as_id(self._owner), "order": self._wanted.order, "forced": self._wanted.forced,
+        }  # fmt: skip
+
+
+def _what_changed(vendor_id: int | None, status: str | None) -> str:
+    if vendor_id is None:
+        return "the order is gone since it was read"
+    if vendor_id:
+        return f"placed since it was read: the vendor's order id is {vendor_id}"
+    return f'closed since it was read: its status is "{status}"'
 
 
 def _unusable(candidate: Candidate) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import ssl
 import time
 from collections import deque
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pika
 import pika.exceptions
@@ -54,7 +57,10 @@ def parameters(url: str, wishes: Wishes) -> Any:
         chosen.ssl_options = pika.SSLOptions(context, chosen.host)
     chosen.connection_attempts = 1
     chosen.socket_timeout = chosen.stack_timeout = wishes.connect_timeout
-    chosen.client_properties = {"connection_name": "stellerd order_queue"}
+    if "heartbeat" not in parse_qs(urlsplit(url).query):
+        chosen.heartbeat = max(1, round(wishes.heartbeat))
+    name = f"stellerd order_queue {socket.gethostname()}:{os.getpid()}"  # as the broker's operator sees it
+    chosen.client_properties = {"connection_name": name}
     return chosen
 
 
@@ -70,7 +76,9 @@ class Link:
         self.done: deque[Outcome] = deque()
         self.lost: Lost | None = None
         self._returned: set[str] = set()
-        self._blocked = ""
+        self.blocked = ""
+        """The broker's reason to take nothing from publishers just now (connection.blocked)."""
+        self.answered = False
         self._tag = 0
         self._channel: Any = None
         self._closed = False
@@ -146,8 +154,10 @@ class Link:
         oldest = next(iter(self.outstanding.values()), None)
         if oldest is None or self.lost or time.monotonic() < oldest.deadline:
             return
-        why = f"; the broker has blocked publishers: {self._blocked}" if self._blocked else ""
-        self.lost = Lost(None, f"no confirm within {self._wishes.confirm_timeout:g} s{why}")
+        if self.blocked:
+            self.lost = Lost(None, f"the broker has blocked publishers ({self.blocked}) and confirms nothing")
+        else:
+            self.lost = Lost(None, f"no confirm within {self._wishes.confirm_timeout:g} s")
 
     def close(self) -> None:
         """Say goodbye, wait `CLOSE_TIMEOUT_S` at most, free everything."""
@@ -172,16 +182,20 @@ class Link:
         self._lose(error)
 
     def _on_blocked(self, _: Any, frame: Any) -> None:
-        self._blocked = str(frame.method.reason or "memory or disk alarm")
+        self.blocked = str(frame.method.reason or "memory or disk alarm")
 
     def _on_unblocked(self, _: Any, __: Any) -> None:
-        self._blocked = ""
+        self.blocked = ""
+        deadline = time.monotonic() + self._wishes.confirm_timeout
+        for sent in self.outstanding.values():
+            sent.deadline = deadline  # the broker begins to read them now
 
     def _on_return(self, _: Any, __: Any, properties: Any, ___: bytes) -> None:
         self._returned.add(properties.message_id)  # its ack follows
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
+        self.answered = True
         refused = method.NAME == "Basic.Nack"
         for tag in confirmed_tags(self.outstanding, method.delivery_tag, method.multiple):
             sent = self.outstanding.pop(tag, None)
@@ -192,7 +206,7 @@ class Link:
         state: State = "published"
         reason = ""
         if refused:
-            state, reason = "refused", "the broker refused it (basic.nack): a bound queue is full or gone"
+            state, reason = "nacked", "the broker refused it (basic.nack): a bound queue is full or gone"
         elif message.id in self._returned:
             state, reason = "returned", f"returned: nothing is bound to exchange {self._wishes.exchange}"
         self._returned.discard(message.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -11,14 +11,15 @@ from urllib.parse import urlsplit
 from stellerd import errors
 from stellerd_order_queue.envelope import Message
 
-State = Literal["published", "returned", "refused", "unknown"]
+State = Literal["published", "returned", "nacked", "blocked", "unknown"]
 
 
 class Outcome(NamedTuple):
     """What became of one message.
 
-    published: the broker answers for it. returned: nothing is bound to the exchange. refused: the broker took it and
-    gave it up (a full queue, say). unknown: no answer came; it may have arrived.
+    published: the broker answers for it. returned: nothing is bound to the exchange. nacked: the broker took it and
+    gave it up (a full queue, say). blocked: the broker takes no messages (a memory or disk alarm); it may have arrived.
+    unknown: no answer came; it may have arrived.
     """
 
     message: Message
@@ -44,6 +45,7 @@ class Wishes:
     window: int = 500
     confirm_timeout: float = 30.0
     connect_timeout: float = 10.0
+    heartbeat: float = 30.0
     ca_file: str = ""
 
 
@@ -63,18 +65,20 @@ def place(url: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
 
 
-def open_publisher(url: str, wishes: Wishes) -> Publisher:
-    """The transport that the URL's scheme asks for, opened.
+def open_publisher(urls: Sequence[str], wishes: Wishes) -> Publisher:
+    """The transport that the URLs' scheme asks for, opened; of several brokers the first that answers.
 
     Raises: ConfigError for another scheme; Unreachable or JobFailed when it cannot be opened.
     """
-    scheme = url.partition(":")[0]
-    if scheme in ("amqp", "amqps"):
+    schemes = {url.partition(":")[0] for url in urls}
+    if schemes <= {"amqp", "amqps"}:
         from stellerd_order_queue.amqp import AmqpPublisher  # pika is not loaded for a spool
 
-        return AmqpPublisher(url, wishes)
-    if scheme == "spool":
+        return AmqpPublisher(urls, wishes)
+    if "spool" in schemes and len(urls) > 1:
+        raise errors.ConfigError("broker.url: a spool stands alone; several URLs are brokers, tried in turn")
+    if schemes == {"spool"}:
         from stellerd_order_queue.spool import SpoolPublisher
 
-        return SpoolPublisher(url, wishes.window)
+        return SpoolPublisher(urls[0], wishes.window)
     raise errors.ConfigError("broker.url: the scheme is not known; write amqp://…, amqps://… or spool:///folder")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import uuid
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from stellerd import Duration, Settings
-from stellerd_order_queue.ledger import Rules
+from stellerd_order_queue.ledger import Rules, Wanted
 from stellerd_order_queue.publisher import Wishes
 
 
@@ -18,6 +20,33 @@ def _positive(seconds: float) -> float:
 
 
 Positive = Annotated[Duration, AfterValidator(_positive)]
+
+
+def _moment(raw: Any) -> Any:
+    """A TOML date or time, or the same as text; without an offset it is UTC."""
+    if isinstance(raw, str):
+        try:
+            raw = datetime.fromisoformat(raw)
+        except ValueError:
+            raise ValueError('not a date; write 2026-02-01 or "2026-02-01T08:00:00Z"') from None
+    if isinstance(raw, date) and not isinstance(raw, datetime):
+        raw = datetime.combine(raw, time())
+    return raw.replace(tzinfo=UTC) if isinstance(raw, datetime) and raw.tzinfo is None else raw
+
+
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    PlainSerializer(datetime.isoformat, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["2026-02-01"]}),
+]
+
+
+def _order(raw: str) -> str:
+    try:
+        return str(uuid.UUID(raw)) if raw else ""
+    except ValueError:
+        raise ValueError('not an order: write its "Id" or "RequestId", a UUID') from None
 
 
 class OrderQueueSettings(Settings):
@@ -34,6 +63,16 @@ class OrderQueueSettings(Settings):
         "when-empty",
         description="Orders older than lookback. when-empty: in a run, once no newer one is due. "
         "always: together with the newer ones, oldest first. never: left alone.",
+    )
+    min_age: Duration = Field(0.0, description="Younger orders are left to the platform itself.")
+    since: Moment | None = Field(
+        None,
+        description="Only orders created then or later, however old. For run-once, which also sends what is not due "
+        "again yet: --set since=2026-02-01 --set until=2026-02-02.",
+    )
+    until: Moment | None = Field(None, description="Only orders created before; see since.")
+    order: Annotated[str, AfterValidator(_order)] = Field(
+        "", description='Only the order with this "Id" or "RequestId"; see since.'
     )
     exclude_statuses: list[str] = Field(
         ["Failed", "Succeeded"], description="Orders in these are not pending; any case."
@@ -60,7 +99,10 @@ class OrderQueueSettings(Settings):
     )
     window: int = Field(500, ge=1, le=65535, description="Messages on their way at a time.")
     confirm_timeout: Positive = Field(30.0, description="Longest wait for the broker to confirm a message.")
-    connect_timeout: Positive = Field(10.0, description="Longest wait for a connection to the broker.")
+    connect_timeout: Positive = Field(10.0, description="Longest wait for a connection to a broker.")
+    heartbeat: Positive = Field(
+        30.0, description="Asked of the broker, so that both sides notice a dead connection; a URL's own wins."
+    )
     claim: Positive = Field(
         300.0,
         description="How long a process holds an order it is publishing; after a kill -9 the order is due again then.",
@@ -69,6 +111,21 @@ class OrderQueueSettings(Settings):
     broker_ca: str = Field(
         "", description="PEM file of the CA that signed an amqps broker's certificate; default: the system's."
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> OrderQueueSettings:
+        if self.since and self.until and self.until <= self.since:
+            raise ValueError("until must be later than since")
+        return self
+
+    @property
+    def asks_for_some(self) -> bool:
+        """Whether a person chose the orders, instead of the schedule's rules."""
+        return bool(self.since or self.until or self.order)
+
+    def wanted(self, by_hand: bool) -> Wanted:
+        """What the ledger may offer; `by_hand`: a person waits for it (`run-once`)."""
+        return Wanted(self.order or None, forced=by_hand and self.asks_for_some)
 
     def rules(self) -> Rules:
         """The part that the ledger goes by."""
@@ -87,5 +144,6 @@ class OrderQueueSettings(Settings):
             window=self.window,
             confirm_timeout=self.confirm_timeout,
             connect_timeout=self.connect_timeout,
+            heartbeat=self.heartbeat,
             ca_file=self.broker_ca,
         )

@@ -74,7 +74,7 @@ class SpoolPublisher:
         except OSError as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=self._folder_fd)
-            return Outcome(message, "refused", f"{self.folder}: {os.strerror(error.errno or 0)}")
+            return Outcome(message, "nacked", f"{self.folder}: {os.strerror(error.errno or 0)}")
         return Outcome(message, "published")
 
     def _write_whole(self, name: str, body: bytes) -> None:
