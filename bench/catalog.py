@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from _table import Table, peak_mib
 from servers import PostgresServer
 from sqlalchemy import orm
-from stellerd_brand_sync import session, tables, wire
+from stellerd_brand_sync import catalogue, digests, session, tables, wire
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.decode import Decoder
 from stellerd_brand_sync.merge import Merge
@@ -51,11 +51,16 @@ CATALOGUE = ("Brands", "Products", "ProductPricings", "ProductPricingConfigurati
 def stellerd(engine: sa.Engine) -> Callable[[bytes], None]:
     def store(body: bytes) -> None:
         with session.transaction(engine, "bench") as connection:
-            merge = Merge(connection, datetime.now(UTC))
-            decoder = Decoder(merge.known_categories(), Aside())
-            merge.stage(decoder.read(wire.decode_v1(body)), lambda done: None)
-            merge.catalogue(list(decoder.book.new.values()))
-            merge.finish()
+            catalogue.store(connection, wire.decode_v1(body), catalogue.Order(datetime.now(UTC)), Aside())
+
+    return store
+
+
+def full_compare(engine: sa.Engine) -> Callable[[bytes], None]:
+    def store(body: bytes) -> None:
+        with session.transaction(engine, "bench") as connection:
+            order = catalogue.Order(datetime.now(UTC), full=True)
+            catalogue.store(connection, wire.decode_v1(body), order, Aside())
 
     return store
 
@@ -66,14 +71,11 @@ def stellerd(engine: sa.Engine) -> Callable[[bytes], None]:
 def floor(engine: sa.Engine) -> Callable[[bytes], float]:
     def store(body: bytes) -> float:
         with session.transaction(engine, "bench") as connection:
-            merge = Merge(connection, datetime.now(UTC))
-            decoder = Decoder(merge.known_categories(), Aside())
-            merge.finish()
-            brands = list(decoder.read(wire.decode_v1(body)))
+            decoder = Decoder(Merge(connection, datetime.now(UTC)).known_categories(), Aside())
+            brands = list(decoder.read(enumerate(wire.decode_v1(body))))
             staged = {
-                "bs_brands": [item.brand for item in brands],
+                "bs_brands": [(*item.brand, None, 0) for item in brands],
                 "bs_products": [row for item in brands for row in item.products],
-                "bs_prices": [row for item in brands for row in item.prices],
                 "bs_links": [row for item in brands for row in item.links],
             }
             for table in STAGES:
@@ -247,6 +249,7 @@ WAYS: dict[str, Callable[[sa.Engine], Callable[[bytes], Any]]] = {
     "ORM: load all, set, commit": orm_way,
     "batched ON CONFLICT upsert": upsert,
     "stellerd": stellerd,
+    "stellerd, full compare": full_compare,
     "floor: rows into bare tables": floor,
 }
 
@@ -274,6 +277,8 @@ def prepare(url: str, folder: Path) -> None:
     categories = {c["id"]: c["name"] for brand in brands for c in brand["categories"]}
     with engine.begin() as connection:
         tables.create_missing(connection)
+        for statement in digests.create_statements(engine.dialect.name):
+            connection.exec_driver_sql(statement)
         insert = 'INSERT INTO "Categories" ("Id", "Name", "CreatedAt", "UpdatedAt") VALUES (:i, :n, :t, :t)'
         now = _time(engine, datetime.now(UTC))
         connection.execute(sa.text(insert), [{"i": i, "n": name, "t": now} for i, name in categories.items()])

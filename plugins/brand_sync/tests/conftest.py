@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from stellerd_brand_sync import BrandSync, tables, wire
+from stellerd_brand_sync import BrandSync, digests, tables, wire
 from stellerd_brand_sync.aside import Aside, Item
 from stellerd_brand_sync.categories import CategoryBook
 from stellerd_brand_sync.decode import BrandRows, Decoder
@@ -49,15 +49,20 @@ class Decoded:
     def __init__(self, *brands: Any, stored: dict[int, str] | None = None) -> None:
         body = brands[0] if isinstance(brands[0], bytes) else json.dumps({"brands": brands}).encode()
         self.aside = Aside()
-        self.book = CategoryBook((stored or {}).items())
+        self.book = CategoryBook((number, name, None) for number, name in (stored or {}).items())
         self.decoder = Decoder(self.book, self.aside)
-        self.rows: list[BrandRows] = list(self.decoder.read(wire.decode_v1(body)))
+        self.rows: list[BrandRows] = list(self.decoder.read(enumerate(wire.decode_v1(body))))
 
     @property
     def only(self) -> BrandRows:
         """The one brand there is."""
         [rows] = self.rows
         return rows
+
+    @property
+    def prices(self) -> list[tuple[Any, ...]]:
+        """Product id, min, max, currency and commission of each price of the one brand."""
+        return [(row[0], *row[7:]) for row in self.only.products if row[-1] is not None]
 
     @property
     def bad(self) -> Item:
@@ -145,6 +150,11 @@ class World:
         )
         self.engine = open_engine(url, "test")
 
+    def reconfigure(self, **settings: Any) -> None:
+        """Other settings from the next run on."""
+        runner = self.harness.runner
+        runner.settings = runner.settings.model_copy(update=settings)
+
     def run(self, dry_run: bool = False) -> RunRecord:
         """A run an hour after the one before, so that no limit is in its way."""
         record = self.harness.run(dry_run=dry_run)
@@ -207,7 +217,7 @@ class World:
         """Give all connections back, so that the database can be dropped."""
         self.engine.dispose()
         self.harness.runner.services.engine("steller").dispose()
-        self.harness.store.engine.dispose()
+        self.harness.store.close()
 
 
 Worlds = Callable[..., World]
@@ -262,5 +272,7 @@ def memory() -> Iterator[sa.Connection]:
     engine = open_engine("sqlite:///:memory:", "test")
     with engine.connect() as connection:
         tables.create_missing(connection)
+        for statement in digests.create_statements("sqlite"):
+            connection.exec_driver_sql(statement)
         yield connection
     engine.dispose()

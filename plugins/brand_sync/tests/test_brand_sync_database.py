@@ -143,14 +143,71 @@ def test_a_database_that_dies_during_the_merge_keeps_nothing(postgres_url: str, 
     assert world.ok()["new"] == 2
 
 
-def test_a_constraint_of_the_platform_is_reported_not_raised(postgres_url: str, worlds: Any, vendor: Any) -> None:
-    world = worlds(postgres_url, vendor.base_url)
+_BAD = """GENERATED ALWAYS AS (CASE WHEN "Name" = 'bad' THEN "Name" END) STORED"""
+REFUSALS = {
+    "check": ("""ALTER TABLE "Products" ADD CONSTRAINT trouble CHECK ("Name" <> 'bad')""", "violates check"),
+    "unique": ("""CREATE UNIQUE INDEX trouble ON "Products" ("Name") WHERE "Name" = 'bad'""", "already exists"),
+    "deferred": (
+        f'ALTER TABLE "Products" ADD twin text {_BAD}, ADD CONSTRAINT trouble UNIQUE (twin) INITIALLY DEFERRED',
+        "already exists",
+    ),
+    "foreign key": (
+        'CREATE TABLE "Names" (name text PRIMARY KEY);'
+        f'ALTER TABLE "Products" ADD wanted text {_BAD} CONSTRAINT trouble REFERENCES "Names"',
+        "is not present",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_constraint_costs_the_guilty_brands_alone(
+    postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make, kind: str
+) -> None:
+    damage, said = REFUSALS[kind]
+    world = worlds(postgres_url, vendor.base_url, create_tables=False)
+    world.create()
+    world.do(damage)
+    taken = [brand("0", product(9000, name="bad"))] if kind in ("unique", "deferred") else []
+    guilty = {17: "bad", 40: "bad", 41: "bad"}
+    brands = [brand(str(n), product(n, name=guilty.get(n, f"Card {n}")), categories=[n]) for n in range(1, 60)]
+    vendor.catalogue(taken + brands)
+    counters = world.ok()
+    assert (counters["quarantined"], counters["products"]) == (3, 56 + len(taken))
+    aside = world.harness.quarantined()
+    assert [(item["entity"], item["key"]) for item in aside] == [("brand", "17"), ("brand", "40"), ("brand", "41")]
+    assert all('constraint "trouble" of "Products"' in item["reason"] and said in item["reason"] for item in aside)
+    assert {row[0] for row in world.query('SELECT "Id" FROM "Products"')}.isdisjoint(guilty)
+    assert world.query('SELECT count(*) FROM "BrandCategories"') == [(56,)]
+    again = world.ok()  # not forgotten: they are tried and named again
+    assert (again["quarantined"], again["rows"], again["vanished"]) == (3, 0, 0)
+    vendor.catalogue(taken + [brand(str(n), product(n), categories=[n]) for n in range(1, 60)])
+    assert world.ok()["new"] == 3
+
+
+def test_a_constraint_of_sqlite_costs_the_guilty_brand_alone(
+    sqlite_url: str, worlds: Any, vendor: Any, brand: Make, product: Make
+) -> None:
+    world = worlds(sqlite_url, vendor.base_url)
+    world.create()
+    world.do('CREATE UNIQUE INDEX trouble ON "Products" ("Name")')
+    vendor.catalogue([brand(str(n), product(n, name=f"Card {min(n, 8)}")) for n in range(1, 10)])
+    assert world.ok()["products"] == 8
+    [item] = world.harness.quarantined()
+    assert (item["key"], "UNIQUE constraint failed: Products.Name" in item["reason"]) == ("9", True)
+
+
+def test_a_database_that_refuses_everything_is_not_searched_for_ever(
+    postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("stellerd_brand_sync.apart.MOST", 5)
+    world = worlds(postgres_url, vendor.base_url, create_tables=False)
     world.create()
     world.do('ALTER TABLE "Products" ADD CONSTRAINT cheap CHECK ("MaxFaceValue" < 5)')
+    vendor.catalogue([brand(str(n), product(n)) for n in range(1, 60)])
     record = world.run()
     assert record.state == "partial"
-    assert 'violates check constraint "cheap"' in record.reason
-    assert "nothing was changed" in record.reason
+    assert "refuses more than 5 brands" in record.reason
+    assert 'constraint "cheap" of "Products"' in record.reason
     assert world.query('SELECT count(*) FROM "Brands"') == [(0,)]
 
 

@@ -45,5 +45,9 @@ class Aside:
         for entity, number in self.more.items():
             ctx.quarantine(entity, "…", f"{number} more were put aside; only the first {KEEP} are listed one by one")
             ctx.count(quarantined=number - 1)  # the line itself counted one
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
         self.items.clear()
         self.more.clear()

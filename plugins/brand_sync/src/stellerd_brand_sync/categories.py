@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -74,12 +74,12 @@ class Links(NamedTuple):
 class CategoryBook:
     """Which categories there are, by id and by name; notes those that brands bring along."""
 
-    def __init__(self, stored: Iterable[tuple[int, str]]) -> None:
-        self._ids: set[int] = set()
+    def __init__(self, stored: Iterable[Iterable[Any]]) -> None:
+        self.stored: dict[int, CategoryRow] = {}
         self._by_name = {name.casefold(): number for number, name in KNOWN.items()}
         self.new: dict[int, CategoryRow] = {}
-        for number, name in stored:
-            self._ids.add(number)
+        for number, name, description in stored:
+            self.stored[number] = number, name, description
             self._by_name[name.strip().casefold()] = number
 
     def links(self, raw: msgspec.Raw) -> Links:
@@ -109,10 +109,15 @@ class CategoryBook:
                 return None
             item = number
         number = values.whole("category id", item, 1)
-        self._note((number, KNOWN.get(number, f"Category {number}"), None))
+        self._note(_makeshift(number))
         return number
 
     def _note(self, row: CategoryRow) -> None:
         """Unknown so far: it will be created. A bare id's makeshift name gives way to a real one."""
-        if row[0] not in self._ids and (row[0] not in self.new or self.new[row[0]][2] is None):
+        before = self.new.get(row[0], self.stored.get(row[0]))
+        if before is None or (before == _makeshift(row[0]) and row != before):
             self.new[row[0]] = row
+
+
+def _makeshift(number: int) -> CategoryRow:
+    return number, KNOWN.get(number, f"Category {number}"), None

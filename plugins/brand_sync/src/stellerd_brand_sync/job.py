@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
 from stellerd import Context, Deferred, Done, Job, errors
-from stellerd_brand_sync import session, source, tables
+from stellerd_brand_sync import catalogue, digests, session, source, tables
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import read_list
-from stellerd_brand_sync.decode import Decoder
 from stellerd_brand_sync.merge import Merge
 from stellerd_brand_sync.settings import BrandSyncSettings
 
@@ -94,11 +94,11 @@ def sync_categories(ctx: Context) -> None:
     aside = Aside()
     try:
         rows = read_list(source.categories(ctx), aside)
-        with _merge(ctx) as merge:
-            merge.categories(rows)
+        with _transaction(ctx) as connection:
+            written = Merge(connection, ctx.now(), write=not ctx.dry_run).categories(rows)
     finally:
         aside.report(ctx)
-    ctx.count(categories=len(rows), rows=merge.rows)
+    ctx.count(categories=len(rows), rows=written)
 
 
 def sync_catalogue(ctx: Context) -> None:
@@ -107,24 +107,38 @@ def sync_catalogue(ctx: Context) -> None:
     Raises: any stellerd error; then nothing of this half is stored.
     """
     settings: BrandSyncSettings = ctx.settings
+    began = time.monotonic()
     fetched = source.CATALOGUES[settings.catalog_api].fetch(ctx)
-    ctx.count(bytes=fetched.size)
-    last = int((ctx.cursor.get(_LAST) or {}).get("products", 0))
+    ctx.count(bytes=fetched.size, fetch_ms=round((time.monotonic() - began) * 1000))
+    last = ctx.cursor.get(_LAST) or {}
+    order = _order(ctx, last, len(fetched.brands))
     aside = Aside()
     try:
-        with _merge(ctx) as merge:
-            decoder = Decoder(merge.known_categories(), aside)
-            total = len(fetched.brands)
-            usable = merge.stage(decoder.read(fetched.brands), lambda done: ctx.progress(done, total, "brands"))
-            ctx.count(fetched=decoder.fetched)
-            refuse_shrunk(usable, last or merge.stored("products"), settings)
-            counters = merge.catalogue(list(decoder.book.new.values()))
+        with _transaction(ctx) as connection:
+            stored = catalogue.store(connection, fetched.brands, order, aside)
     finally:
         aside.report(ctx)
     if not ctx.dry_run:
-        ctx.cursor.set(_LAST, {"products": usable})
-    ctx.count(**counters, rows=merge.rows)
-    ctx.progress(counters["products"], counters["products"], "products")
+        full_at = ctx.now().timestamp() if order.full else last["full_at"]
+        ctx.cursor.set(_LAST, {"products": stored.usable, "full_at": full_at})
+    ctx.count(**stored.counters)
+    ctx.progress(stored.counters["products"], stored.counters["products"], "products")
+
+
+def _order(ctx: Context, last: Mapping[str, Any], total: int) -> catalogue.Order:
+    settings: BrandSyncSettings = ctx.settings
+    age = ctx.now().timestamp() - float(last.get("full_at", 0))
+
+    def guard(usable: int, stored: int) -> None:
+        refuse_shrunk(usable, int(last.get("products", 0)) or stored, settings)
+
+    return catalogue.Order(
+        now=ctx.now(),
+        write=not ctx.dry_run,
+        full=settings.full_compare or not 0 <= age < settings.full_compare_every,
+        guard=guard,
+        progress=lambda done, of: ctx.progress(total - of + done, total, "brands"),
+    )
 
 
 def refuse_shrunk(usable: int, last: int, settings: BrandSyncSettings) -> None:
@@ -154,6 +168,22 @@ def _require_ready(ctx: Context, *, create: bool) -> None:
         raise errors.JobFailed(f"SQLite {sqlite3.sqlite_version} is too old, 3.39 is needed; use PostgreSQL")
     with session.transaction(engine, settings.database, keep=create and not ctx.dry_run) as connection:
         _prepare(connection, settings)
+    if not ctx.dry_run:
+        _own_table(ctx, engine)
+
+
+def _own_table(ctx: Context, engine: sa.Engine) -> None:
+    """The table of digests is ours to make; without it all goes on, only slower."""
+    settings: BrandSyncSettings = ctx.settings
+    with session.transaction(engine, settings.database) as connection:
+        if digests.Digests(connection).usable:
+            return
+    try:
+        with session.transaction(engine, settings.database) as connection:
+            for statement in digests.create_statements(engine.dialect.name):
+                connection.exec_driver_sql(statement)
+    except errors.JobFailed as error:
+        ctx.log.warning("every run compares everything: no table to keep digests in", reason=str(error))
 
 
 def _prepare(connection: sa.Connection, settings: BrandSyncSettings) -> None:
@@ -164,13 +194,11 @@ def _prepare(connection: sa.Connection, settings: BrandSyncSettings) -> None:
 
 
 @contextmanager
-def _merge(ctx: Context) -> Iterator[Merge]:
-    """A merge in one transaction: all of it is stored, or nothing; nothing in a dry run."""
+def _transaction(ctx: Context) -> Iterator[sa.Connection]:
+    """One transaction: all of it is stored, or nothing; nothing in a dry run."""
     settings: BrandSyncSettings = ctx.settings
     engine = ctx.engine(settings.database)
     with session.transaction(engine, settings.database, keep=not ctx.dry_run) as connection:
         if ctx.dry_run:
             _prepare(connection, settings)
-        merge = Merge(connection, ctx.now(), write=not ctx.dry_run)
-        yield merge
-        merge.finish()
+        yield connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,23 @@ from stellerd_brand_sync.staging import BATCH, Staging
 from stellerd_brand_sync.tables import SYSTEM_USER
 
 
+@dataclass
+class Tally:
+    """Products that are new or changed, brands that are new, and rows written in all."""
+
+    new: int = 0
+    changed: int = 0
+    new_brands: int = 0
+    rows: int = 0
+
+    def __iadd__(self, other: Tally) -> Tally:
+        self.new += other.new
+        self.changed += other.changed
+        self.new_brands += other.new_brands
+        self.rows += other.rows
+        return self
+
+
 class Merge:
     """The merge within one open transaction.
 
@@ -24,24 +42,36 @@ class Merge:
 
     def __init__(self, connection: sa.Connection, now: datetime, *, write: bool = True) -> None:
         self.connection, self.write = connection, write
-        self.staging = Staging(connection)
-        at: Any = now if connection.dialect.name == "postgresql" else values.stamp(now)
-        self._parameters = {"now": at, "user": SYSTEM_USER}
-        self.rows = 0
-        """Rows written, or that would be."""
+        self.at: Any = now if connection.dialect.name == "postgresql" else values.stamp(now)
+        self._parameters = {"now": self.at, "user": SYSTEM_USER}
+        self._staging: Staging | None = None
+
+    @property
+    def staging(self) -> Staging:
+        """The temporary tables, made when they are needed: most of the time nothing has changed."""
+        if self._staging is None:
+            self._staging = Staging(self.connection)
+        return self._staging
 
     def known_categories(self) -> CategoryBook:
         """The categories there are."""
-        stored = self.connection.exec_driver_sql('SELECT "Id", "Name" FROM "Categories"')
-        return CategoryBook((number, name) for number, name in stored)
+        return CategoryBook(self.connection.exec_driver_sql('SELECT "Id", "Name", "Description" FROM "Categories"'))
 
-    def categories(self, rows: Sequence[CategoryRow]) -> None:
-        """Insert or update categories; none is ever deleted."""
-        self.staging.load("bs_categories", rows)
-        self._plan(sql.PLAN_CATEGORIES)
-        self._apply(sql.UPDATE_CATEGORIES, sql.INSERT_CATEGORIES)
+    def categories(self, rows: Iterable[CategoryRow]) -> int:
+        """Insert or update categories, few as they are one by one; none is ever deleted. How many were written."""
+        stored = self.known_categories().stored
+        changed = [row for row in rows if stored.get(row[0]) != row]
+        for statement, known in ((sql.UPDATE_CATEGORY, True), (sql.INSERT_CATEGORY, False)):
+            some = [
+                {"id": number, "name": name, "description": description, **self._parameters}
+                for number, name, description in changed
+                if (number in stored) is known
+            ]
+            if some and self.write:
+                self.connection.execute(sa.text(statement), some)
+        return len(changed)
 
-    def stage(self, brands: Iterable[BrandRows], progress: Callable[[int], None]) -> int:
+    def stage(self, brands: Iterable[BrandRows], digests: Sequence[str], progress: Callable[[int], None]) -> int:
         """Load decoded brands, a batch at a time; how many products they have. `progress(brands so far)`."""
         batch: list[BrandRows] = []
         number = size = products = 0
@@ -49,67 +79,70 @@ class Merge:
             batch.append(brand)
             size += 1 + len(brand.products)
             if size >= BATCH:
-                products += self._load(batch)
+                products += self._load(batch, digests)
                 progress(number)
                 batch, size = [], 0
-        products += self._load(batch)
+        products += self._load(batch, digests)
         progress(number)
         return products
 
-    def _load(self, batch: list[BrandRows]) -> int:
+    def _load(self, batch: list[BrandRows], digests: Sequence[str]) -> int:
+        if not batch:
+            return 0
+        brands = [(*item.brand, digests[item.brand[0]] if item.clean else None, len(item.products)) for item in batch]
         products = [row for item in batch for row in item.products]
-        self.staging.load("bs_brands", [item.brand for item in batch])
+        self.staging.load("bs_brands", brands)
         self.staging.load("bs_products", products)
-        self.staging.load("bs_prices", [row for item in batch for row in item.prices])
         self.staging.load("bs_links", [row for item in batch for row in item.links])
         return len(products)
 
-    def catalogue(self, new_categories: Sequence[CategoryRow]) -> dict[str, int]:
-        """Merge what was staged; the counters of the run."""
-        self.staging.analyse()
-        self.categories(new_categories)
-        self._run(sql.FIND_BRANDS)
-        self._plan(sql.PLAN_BRANDS)
-        self._apply(sql.UPDATE_BRANDS, sql.INSERT_BRANDS, sql.FIND_NEW_BRANDS)
-        self._plan(sql.PLAN_PRODUCTS)
-        self._apply(sql.UPDATE_PRODUCTS, sql.INSERT_PRODUCTS)
-        self._plan(sql.PLAN_PRICES)
-        self._apply(sql.UPDATE_PRICES, sql.INSERT_PRICES)
-        self._plan(sql.PLAN_CONFIGURATIONS)
-        self._apply(sql.UPDATE_CONFIGURATIONS, sql.INSERT_CONFIGURATIONS)
-        self._plan(sql.PLAN_NEW_LINKS)
-        self._plan(sql.PLAN_OLD_LINKS)
-        self._apply(sql.DELETE_LINKS, sql.INSERT_LINKS)
-        return self._counters()
+    def owners(self) -> set[str]:
+        """Brands that staged products are stored under, where the catalogue names another one."""
+        return set(self.connection.exec_driver_sql(sql.OWNERS).scalars())
 
-    def _counters(self) -> dict[str, int]:
-        fetched = int(self.connection.exec_driver_sql(sql.STAGED).scalar_one())
-        new, touched, vanished, new_brands = self.connection.exec_driver_sql(sql.TOUCHED).one()
-        pending = (0, 0) if self.write else (new, new_brands)
-        return {
-            "products": self.stored("products") + pending[0],
-            "brands": self.stored("brands") + pending[1],
-            "new": new,
-            "changed": touched - new,
-            "unchanged": fetched - touched,
-            "vanished": vanished,
-        }
+    def apply(self, new_categories: Sequence[CategoryRow]) -> Tally:
+        """Merge what is staged."""
+        tally = Tally(rows=self.categories(new_categories))
+        self._run(sql.FIND_BRANDS)
+        changed, tally.new_brands = self._carry_out(sql.BRANDS)
+        if tally.new_brands and self.write:
+            self._run(sql.FIND_NEW_BRANDS)
+        tally.rows += changed + tally.new_brands
+        changed, tally.new = self._carry_out(sql.PRODUCTS)
+        tally.rows += changed + tally.new
+        touched = changed
+        for target in (sql.PRICES, sql.CONFIGURATIONS):
+            found = sum(self._carry_out(target))
+            tally.rows += found
+            touched += found
+        tally.rows += sum(self._carry_out(sql.LINKS))
+        if touched:
+            tally.changed = int(self.connection.exec_driver_sql(sql.TOUCHED).scalar_one()) - tally.new
+        return tally
+
+    def _carry_out(self, target: sql.Target) -> tuple[int, int]:
+        """Plan one table and write what the plan says; how many rows are changed and added."""
+        found = sum(self._run(statement) for statement in target.find)
+        if not found:
+            return 0, 0
+        count = f"SELECT count(id) FROM {target.plan}"  # noqa: S608 - ours
+        changed = int(self.connection.exec_driver_sql(count).scalar_one())
+        if self.write and changed:
+            self._run(target.change)
+        if self.write and found > changed:
+            self._run(target.add)
+        return changed, found - changed
 
     def finish(self) -> None:
         """Drop the temporary tables."""
-        self.staging.drop()
+        if self._staging is not None:
+            self._staging.drop()
+            self._staging = None
 
-    def stored(self, what: str) -> int:
-        """How many "brands" or "products" the platform has now."""
-        return int(self.connection.exec_driver_sql(sql.STORED[what]).scalar_one())
-
-    def _plan(self, statement: str) -> None:
-        self.rows += self._run(statement)
-
-    def _apply(self, *statements: str) -> None:
-        if self.write:
-            for statement in statements:
-                self._run(statement)
+    def stored(self) -> tuple[int, int]:
+        """How many products and brands the platform has now."""
+        products, brands = self.connection.exec_driver_sql(sql.STORED).one()
+        return products, brands
 
     def _run(self, statement: str) -> int:
         return self.connection.execute(sa.text(statement), self._parameters if ":now" in statement else {}).rowcount

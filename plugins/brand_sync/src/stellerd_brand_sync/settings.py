@@ -52,6 +52,15 @@ class BrandSyncSettings(Settings):
     client_secret: Secret = Field(description="Its password.")
     database: str = Field("steller", description="Which [databases.NAME] to write to.")
     catalog_api: Literal["v1"] = Field("v1", description="Which catalogue to fetch; v1 is the one there is.")
+    full_compare_every: Duration = Field(
+        86_400.0,
+        description="How often brands that look as they did are compared with the database too: rows that somebody "
+        "else edited come back then. In between only brands whose JSON changed are looked at.",
+        ge=0,
+    )
+    full_compare: bool = Field(
+        False, description="true: compare everything in every run; with --set full_compare=true in one run."
+    )
     create_tables: bool = Field(
         False,
         description="true: stellerd owns the tables; it creates what is missing, commission types 1 and 2 and system "

@@ -13,44 +13,34 @@ BATCH = 5_000
 """Rows held in Python before they go to the database: memory stays flat however large the catalogue is."""
 _COPY_CHARS = 256 * 1024
 
-# What the catalogue says
+# What the catalogue says; a brand is known by its position in it, which is shorter than any key
 STAGES: dict[str, tuple[tuple[str, str], ...]] = {
-    "bs_categories": (("id", "integer"), ("name", "text"), ("description", "text")),
     "bs_brands": (
         ("position", "integer"), ("internal_id", "text"), ("name", "text"), ("country", "text"), ("currency", "text"),
         ("description", "text"), ("disclaimer", "text"), ("redemption", "text"), ("terms", "text"), ("logo", "text"),
-        ("modified", "time"), ("linked", "integer"),
+        ("modified", "time"), ("linked", "integer"), ("digest", "text"), ("products", "integer"),
     ),
     "bs_products": (
-        ("id", "integer"), ("internal_id", "text"), ("name", "text"), ("low", "money4"), ("high", "money4"),
-        ("stock", "integer"), ("modified", "time"),
+        ("id", "integer"), ("position", "integer"), ("name", "text"), ("low", "money4"), ("high", "money4"),
+        ("stock", "integer"), ("modified", "time"), ("price_low", "money8"), ("price_high", "money8"),
+        ("currency", "text"), ("commission", "integer"),
     ),
-    "bs_prices": (
-        ("product_id", "integer"), ("low", "money8"), ("high", "money8"), ("currency", "text"),
-        ("commission", "integer"),
-    ),
-    "bs_links": (("internal_id", "text"), ("category_id", "integer")),
+    "bs_links": (("position", "integer"), ("category_id", "integer")),
 }  # fmt: skip
 # What the merge finds out: which row each item is stored in, and what has to be written
-_PLANS: dict[str, tuple[tuple[str, str], ...]] = {
-    "bs_brand_ids": (("internal_id", "text"), ("id", "integer")),
-    "bs_plan_categories": (("id", "integer"), ("stored", "integer")),
-    "bs_plan_brands": (("internal_id", "text"), ("id", "integer")),
-    "bs_plan_products": (("id", "integer"), ("stored", "integer")),
+PLANS: dict[str, tuple[tuple[str, str], ...]] = {
+    "bs_brand_ids": (("position", "integer"), ("id", "integer")),
+    "bs_plan_brands": (("position", "integer"), ("id", "integer")),
+    "bs_plan_products": (("product_id", "integer"), ("id", "integer")),
     "bs_plan_prices": (("product_id", "integer"), ("id", "integer")),
     "bs_plan_configurations": (("product_id", "integer"), ("id", "integer")),
-    "bs_plan_links": (
-        ("internal_id", "text"),
-        ("category_id", "integer"),
-        ("brand_id", "integer"),
-        ("wanted", "integer"),
-    ),
+    "bs_plan_links": (("category_id", "integer"), ("brand_id", "integer"), ("id", "integer")),
 }
 _SQLITE_KEYS = {
-    "bs_categories": "id", "bs_brands": "internal_id", "bs_products": "id", "bs_prices": "product_id",
-    "bs_links": "internal_id, category_id", "bs_brand_ids": "internal_id", "bs_plan_products": "id",
+    "bs_brands": "position", "bs_products": "id", "bs_links": "position, category_id", "bs_brand_ids": "position",
 }  # fmt: skip
 """PostgreSQL hashes; SQLite only has nested loops and wants an index to look up in."""
+_ANALYSE = "ANALYZE bs_brands (position, internal_id), bs_products (id, position, commission), bs_links"
 
 
 class Staging:
@@ -59,17 +49,20 @@ class Staging:
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
         self._postgres = connection.dialect.name == "postgresql"
-        for table, columns in (STAGES | _PLANS).items():
-            self._create(table, columns)
+        self._all([self._ddl(table, columns) for table, columns in (STAGES | PLANS).items()])
 
-    def _create(self, table: str, columns: Iterable[tuple[str, str]]) -> None:
+    def _ddl(self, table: str, columns: Iterable[tuple[str, str]]) -> str:
         types = TYPES[self.connection.dialect.name]
         body = ", ".join(f'"{name}" {types[kind]}' for name, kind in columns)
         if self._postgres:
-            self.connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {table} ({body}) ON COMMIT DROP")
-            return
+            return f"CREATE TEMPORARY TABLE {table} ({body}) ON COMMIT DROP"
         key = f", PRIMARY KEY ({_SQLITE_KEYS[table]})" if table in _SQLITE_KEYS else ""
-        self.connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {table} ({body}{key})")
+        return f"CREATE TEMPORARY TABLE {table} ({body}{key})"
+
+    def _all(self, statements: Sequence[str]) -> None:
+        """Statements without a result, on PostgreSQL in one exchange."""
+        for statement in ["; ".join(statements)] if self._postgres else statements:
+            self.connection.exec_driver_sql(statement)
 
     def load(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Append rows whose values are int, str or None."""
@@ -83,11 +76,12 @@ class Staging:
 
     def _copy(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         raw: Any = self.connection.connection.driver_connection
+        texts = [number for number, (_, kind) in enumerate(STAGES[table]) if kind == "text"]
         with raw.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN") as copy:
             buffer: list[str] = []
             size = 0
             for row in rows:
-                text = copy_line(row)
+                text = copy_line(row, texts)
                 buffer.append(text)
                 size += len(text)
                 if size > _COPY_CHARS:
@@ -98,19 +92,25 @@ class Staging:
     def analyse(self) -> None:
         """Let PostgreSQL plan for the sizes that came; a guess of its own costs minutes at a million rows."""
         if self._postgres:
-            self.connection.exec_driver_sql(f"ANALYZE {', '.join(STAGES)}")
+            self.connection.exec_driver_sql(_ANALYSE)
+
+    def empty(self, tables: Iterable[str]) -> None:
+        """Forget the rows of some tables."""
+        verb = "TRUNCATE" if self._postgres else "DELETE FROM"
+        self._all([f"{verb} {table}" for table in tables])
 
     def drop(self) -> None:
         """Leave nothing behind in the connection, which goes back to a pool."""
-        for table in STAGES | _PLANS:
-            self.connection.exec_driver_sql(f"DROP TABLE {table}")
+        self._all([f"DROP TABLE {table}" for table in STAGES | PLANS])
 
 
-def copy_line(row: Iterable[Any]) -> str:
-    r"""One row in COPY's text format: tabs between, \N for null, backslash, tab and line ends escaped."""
-    return "\t".join(["\\N" if v is None else _escaped(v) if type(v) is str else str(v) for v in row]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    # four searches by memchr: str.translate looks every character up and takes ten times as long
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+def copy_line(row: Iterable[Any], texts: Iterable[int]) -> str:
+    r"""One row in COPY's text format: tabs between, \N for null; in columns `texts` signs of its own escaped."""
+    values = list(row)
+    for number in texts:
+        text = values[number]
+        if text:
+            # four searches by memchr: str.translate looks every character up and takes ten times as long
+            text = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+            values[number] = text
+    return "\t".join(["\\N" if v is None else v if type(v) is str else str(v) for v in values]) + "\n"

@@ -72,10 +72,15 @@ _LOOK = {
 
 
 def create_missing(connection: sa.Connection) -> None:
-    """Create the tables and seed rows that are not there; what is there stays as it is."""
+    """Create the tables and seed rows that are not there; what is there stays as it is.
+
+    IF NOT EXISTS looks into one schema only: for a user named as our schema that is not the one the tables are in.
+    """
     dialect = connection.dialect.name
+    there = {row[0] for row in connection.exec_driver_sql(_LOOK[dialect])}
     for table in TABLES:
-        connection.exec_driver_sql(ddl(table, dialect))
+        if table not in there:
+            connection.exec_driver_sql(ddl(table, dialect))
     for seed in _missing_seeds(connection):
         connection.exec_driver_sql(_SEEDS[seed])
         if dialect == "postgresql" and seed[0] == "Users":  # the next user must not be given our Id again

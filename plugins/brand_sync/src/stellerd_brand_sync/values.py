@@ -20,20 +20,38 @@ class Unusable(ValueError):
     """A value that cannot be stored; the message is the reason for quarantine."""
 
 
-def money(name: str, value: Decimal, places: int) -> Decimal:
-    """`value` with exactly `places` decimals: what numeric(18, places) holds without rounding.
+def money(name: str, value: Decimal, places: int) -> tuple[Decimal, str]:
+    """`value` with exactly `places` decimals, what numeric(18, places) holds without rounding; and it as text.
 
     Raises: Unusable when it is negative, not finite, too large, or would have to be rounded.
     """
     try:
         exact = value.quantize(_STEP[places], context=_MONEY)
-        if exact < 0:
-            raise Unusable(f"{name} is negative: {_short(value)}")
+        if not exact.is_finite():
+            raise InvalidOperation
     except Inexact:
         raise Unusable(f"{name} has more than {places} decimals: {_short(value)}") from None
     except InvalidOperation:
         raise Unusable(f"{name} is no number that numeric(18,{places}) can hold: {_short(value)}") from None
-    return exact.copy_abs()  # -0 is 0
+    if exact.is_signed():
+        if exact:
+            raise Unusable(f"{name} is negative: {_short(value)}")
+        exact = exact.copy_abs()  # -0 is 0
+    return exact, f"{exact:f}"
+
+
+def span(low_name: str, low: Decimal, high_name: str, high: Decimal, places: int) -> tuple[str, str]:
+    """Two amounts as texts with `places` decimals; mostly they are one.
+
+    Raises: Unusable as `money` does, and when the first is the larger.
+    """
+    least, least_text = money(low_name, low, places)
+    if low == high:
+        return least_text, least_text
+    most, most_text = money(high_name, high, places)
+    if least > most:
+        raise Unusable(f"{low_name} {least} is above {high_name} {most}")
+    return least_text, most_text
 
 
 def _short(value: object) -> str:
@@ -88,7 +106,7 @@ def moment(name: str, text: str) -> str:
         if not _TIME.fullmatch(text):
             raise ValueError
         at = datetime.fromisoformat(text)
-        return stamp(at if at.tzinfo else at.replace(tzinfo=UTC))
+        return stamp(at) if at.tzinfo else at.isoformat(" ", "microseconds")
     except (ValueError, OverflowError):
         raise Unusable(f"{name} is not a date and time: {_short(text)!r}") from None
 

@@ -76,10 +76,27 @@ def readable(error: Exception) -> str:
 
 def short_key(raw: msgspec.Raw, names: tuple[str, ...], otherwise: str) -> str:
     """The first of `names` that a bad item has, for people to find it by."""
-    try:
-        item = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return otherwise
+    item = loose(raw)
     if not isinstance(item, dict):
         return otherwise
     return next((str(item[name]) for name in names if item.get(name) not in (None, "")), otherwise)
+
+
+def loose(raw: msgspec.Raw) -> Any:
+    """A bad item as far as it is JSON at all, else None."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def products_of(brand: Any) -> list[Any]:
+    """The products of a bad brand, if it has a list of them."""
+    found = brand.get("products") if isinstance(brand, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def ids_of(products: list[Any]) -> set[int]:
+    """Ids of products that may each be anything."""
+    ids = [item.get("id") for item in products if isinstance(item, dict)]
+    return {number for number in ids if type(number) is int and 0 < number < 2**31}

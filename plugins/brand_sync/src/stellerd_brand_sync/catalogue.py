@@ -1,0 +1,155 @@
+"""Storing a catalogue in one open transaction: what is unchanged is left out, the rest is staged and merged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+
+from stellerd_brand_sync import apart, digests
+from stellerd_brand_sync.aside import Aside
+from stellerd_brand_sync.decode import Decoder
+from stellerd_brand_sync.digests import Digests, Known
+from stellerd_brand_sync.merge import Merge, Tally
+from stellerd_brand_sync.missing import Missing
+from stellerd_brand_sync.wire import ids_of, loose, products_of
+
+_ROUNDS = 3
+
+
+def _accept(usable: int, stored: int) -> None:
+    pass
+
+
+def _quiet(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a catalogue is to be stored.
+
+    `write` False: compare only. `full`: compare brands that look unchanged too. `complete`: it is the whole
+    catalogue, so that what is not in it has vanished. `guard(usable products, products stored)` may refuse it;
+    `progress(brands, of so many)`; `look` is shown the merge before its tables are dropped.
+    """
+
+    now: datetime
+    write: bool = True
+    full: bool = False
+    complete: bool = True
+    out_of_stock: bool = False
+    guard: Callable[[int, int], None] = _accept
+    progress: Callable[[int, int], None] = _quiet
+    look: Callable[[Merge, Missing], None] | None = None
+
+
+@dataclass
+class Stored:
+    """What became of it: usable products in the catalogue, and the run's counters."""
+
+    usable: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+def store(connection: sa.Connection, brands: Sequence[msgspec.Raw], order: Order, aside: Aside) -> Stored:
+    """Store a catalogue; what cannot be stored goes to `aside`.
+
+    Raises: what `order.guard` does; JobFailed when the database refuses too much of it.
+    """
+    return _Storing(connection, brands, order, aside).run()
+
+
+class _Storing:
+    def __init__(self, connection: sa.Connection, brands: Sequence[msgspec.Raw], order: Order, aside: Aside) -> None:
+        self.brands, self.order, self.aside = brands, order, aside
+        self.merge = Merge(connection, order.now, write=order.write)
+        self.digests = Digests(connection, "out-of-stock" if order.out_of_stock else "")
+        self.products, self.stored_brands = self.merge.stored()
+        self.known = self.digests.load()
+        self.unchanged: dict[int, str] = {}
+
+    def run(self) -> Stored:
+        began = time.perf_counter()
+        self._leave_out()
+        staged = self._stage()
+        seen = time.perf_counter()
+        unchanged = sum(self.known[key].products for key in self.unchanged.values())
+        usable = staged + unchanged
+        self.order.guard(usable, self.products)
+        tally, refused = self._write()
+        after = self.products + tally.new
+        missing = Missing(self.merge, self.unchanged.values(), self.decoder.spared)
+        vanished = missing.count(after, usable - refused) if self.order.complete else 0
+        if vanished and self.order.out_of_stock:
+            tally.rows += missing.out_of_stock()
+        if self.order.look:
+            self.order.look(self.merge, missing)
+        self.merge.finish()
+        counters = {
+            "fetched": self.decoder.fetched + unchanged, "products": after,
+            "brands": self.stored_brands + tally.new_brands, "new": tally.new, "changed": tally.changed,
+            "unchanged": usable - tally.new - tally.changed - refused, "vanished": vanished, "rows": tally.rows,
+            "stage_ms": _ms(began, seen), "merge_ms": _ms(seen, time.perf_counter()),
+        }  # fmt: skip
+        return Stored(usable, counters)
+
+    def _leave_out(self) -> None:
+        """Find the brands that need not be looked at; none, where rows are gone that they had."""
+        known: dict[str, Known] = {} if self.order.full else self.known
+        self.hashes, self.unchanged = digests.sort(self.brands, known)
+        expected = sum(known[key].products for key in self.unchanged.values())
+        if expected > self.products or len(self.unchanged) > self.stored_brands:
+            self.unchanged = {}
+
+    def _stage(self) -> int:
+        """Decode and load the others; again with those unchanged ones whose id or product another brand claims."""
+        for attempt in range(_ROUNDS):
+            staged = self._stage_once()
+            claimed = self._claimed()
+            if not claimed:
+                break
+            self.unchanged = {p: key for p, key in self.unchanged.items() if key not in claimed and attempt < 1}
+            self.merge.finish()
+            self.aside.clear()
+        return staged
+
+    def _stage_once(self) -> int:
+        self.decoder = Decoder(self.merge.known_categories(), self.aside)
+        pairs = [(position, raw) for position, raw in enumerate(self.brands) if position not in self.unchanged]
+        if not pairs:
+            return 0
+        staged = self.merge.stage(
+            self.decoder.read(pairs), self.hashes, lambda done: self.order.progress(done, len(pairs))
+        )
+        self.merge.staging.analyse()
+        return staged
+
+    def _claimed(self) -> set[str]:
+        if not self.unchanged or not self.decoder.brands:
+            return set()
+        return set(self.unchanged.values()) & (self.decoder.brands | self.merge.owners())
+
+    def _write(self) -> tuple[Tally, int]:
+        """Merge and keep the digests; how many products the refused brands have."""
+        tally, guilty = Tally(), list[apart.Guilty]()
+        if self.decoder.brands:
+            tally, guilty = apart.store(self.merge, self.digests, self.decoder.book.new)
+        for brand in guilty:
+            raw = self.brands[brand.position]
+            self.aside.add("brand", brand.key, brand.reason, bytes(raw))
+            self.decoder.spared |= ids_of(products_of(loose(raw)))
+        keep = set(self.unchanged.values()) | (self.decoder.clean - {brand.key for brand in guilty})
+        if not self.order.complete:
+            keep |= self.known.keys() - self.decoder.brands
+        if self.order.write:
+            self.digests.forget(self.known.keys() - keep)
+        return tally, sum(brand.products for brand in guilty)
+
+
+def _ms(since: float, until: float) -> int:
+    return round((until - since) * 1000)

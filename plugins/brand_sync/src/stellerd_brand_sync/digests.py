@@ -1,0 +1,106 @@
+"""What each brand looked like when it was last stored: whoever looks the same again need not even be decoded.
+
+The table is ours and stands beside the platform's, so that a digest and the rows it speaks for are one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from stellerd_brand_sync.decode import MAPPING
+
+TABLE = "stellerd_brand_digests"
+_COLUMNS = "internal_id text PRIMARY KEY, digest text NOT NULL, products integer NOT NULL, mapping text NOT NULL"
+_NAMES = {"postgresql": f"stellerd.{TABLE}", "sqlite": TABLE}
+_CREATE = {
+    "postgresql": ("CREATE SCHEMA IF NOT EXISTS stellerd", f"CREATE TABLE IF NOT EXISTS stellerd.{TABLE} ({_COLUMNS})"),
+    "sqlite": (f"CREATE TABLE IF NOT EXISTS {TABLE} ({_COLUMNS})",),
+}
+_USABLE = {
+    "postgresql": """SELECT coalesce((SELECT has_table_privilege(c.oid, 'SELECT')
+        AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
+        AND has_table_privilege(c.oid, 'DELETE') AND has_schema_privilege(c.relnamespace, 'USAGE')
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'stellerd' AND c.relname = 'stellerd_brand_digests'), false)""",
+    "sqlite": "SELECT count(*) > 0 FROM sqlite_master WHERE type = 'table' AND name = 'stellerd_brand_digests'",
+}
+_GONE = {
+    "postgresql": "internal_id IN (SELECT json_array_elements_text(CAST(:keys AS json)))",
+    "sqlite": "internal_id IN (SELECT value FROM json_each(:keys))",
+}
+
+
+class Known(NamedTuple):
+    """A stored brand: its digest ("" where an older mapping made the rows) and how many products it had."""
+
+    digest: str
+    products: int
+
+
+class Sorted(NamedTuple):
+    """A catalogue next to what is known: each brand's digest, and the internal ids of unchanged ones by position."""
+
+    digests: list[str]
+    unchanged: dict[int, str]
+
+
+class Digests:
+    """The table as one transaction sees it; `usable` False (no table, no rights): nothing is known, all is compared.
+
+    `mode`: whatever else but the vendor's bytes decides what is stored.
+    """
+
+    def __init__(self, connection: sa.Connection, mode: str = "") -> None:
+        self._connection = connection
+        self._table = _NAMES[connection.dialect.name]
+        self._mapping = f"{MAPPING}{mode and '-'}{mode}"
+        self.usable = bool(connection.exec_driver_sql(_USABLE[connection.dialect.name]).scalar_one())
+
+    def load(self) -> dict[str, Known]:
+        """What is known, by internal id."""
+        if not self.usable:
+            return {}
+        rows = self._connection.exec_driver_sql(f"SELECT internal_id, digest, products, mapping FROM {self._table}")  # noqa: S608 - ours
+        return {key: Known(digest if mapping == self._mapping else "", n) for key, digest, n, mapping in rows}
+
+    def remember(self) -> None:
+        """Keep the digests of the staged brands that have one."""
+        if self.usable:
+            self._connection.execute(
+                sa.text(
+                    f"INSERT INTO {self._table} AS d (internal_id, digest, products, mapping) "  # noqa: S608 - ours
+                    "SELECT internal_id, digest, products, :mapping FROM bs_brands WHERE digest IS NOT NULL "
+                    "ON CONFLICT (internal_id) DO UPDATE SET digest = excluded.digest, products = excluded.products, "
+                    "mapping = excluded.mapping WHERE d.digest <> excluded.digest OR d.mapping <> excluded.mapping"
+                ),
+                {"mapping": self._mapping},
+            )
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """These brands are to be looked at again when they come again."""
+        gone = list(keys)
+        if gone:
+            condition = _GONE[self._connection.dialect.name]
+            statement = sa.text(f"DELETE FROM {self._table} WHERE {condition}")  # noqa: S608 - ours
+            self._connection.execute(statement, {"keys": json.dumps(gone)})
+
+
+def sort(brands: Sequence[msgspec.Raw], known: Mapping[str, Known]) -> Sorted:
+    """Which brands are byte for byte what they were; one that comes twice in a catalogue is not."""
+    digests = [hashlib.blake2b(raw, digest_size=16).hexdigest() for raw in brands]
+    keys = {one.digest: key for key, one in known.items() if one.digest}
+    found = {position: keys[digest] for position, digest in enumerate(digests) if digest in keys}
+    often = Counter(found.values())
+    return Sorted(digests, {position: key for position, key in found.items() if often[key] == 1})
+
+
+def create_statements(dialect: str) -> tuple[str, ...]:
+    """SQL that makes the table unless it is there."""
+    return _CREATE[dialect]
