@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import structlog
+from pooler import PgBouncer
 from servers import PostgresServer, RabbitServer
 
 
@@ -56,6 +57,19 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.drop_database(url)
 
 
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
+    """A pooler in transaction mode in front of the session's PostgreSQL."""
+    with PgBouncer(postgres_server) as server:
+        yield server
+
+
+@pytest.fixture
+def pooled_url(pgbouncer: PgBouncer, postgres_url: str) -> str:
+    """URL of the fresh database `postgres_url`, by way of the pooler."""
+    return pgbouncer.url(postgres_url)
+
+
 @pytest.fixture
 def rabbitmq(rabbit_server: RabbitServer) -> Rabbit:
     """The session's RabbitMQ: `.url` of the vhost "/", `.ctl(*args)`."""
@@ -66,3 +80,16 @@ def rabbitmq(rabbit_server: RabbitServer) -> Rabbit:
 def rabbitmq_vhost(rabbit_server: RabbitServer) -> str:
     """URL of a fresh vhost, its name percent-encoded."""
     return rabbit_server.new_vhost()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The long forms of tests: `pytest -m soak`; they stay out of every other run."""
+    config.addinivalue_line("markers", "soak: minutes long; only with -m soak")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without -m the long forms are left out."""
+    if "soak" not in str(config.getoption("markexpr", "")):
+        long = [item for item in items if item.get_closest_marker("soak")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)

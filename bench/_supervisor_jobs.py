@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 LINE = b"2026-01-01 12:00:00 INFO worker: processed item 1234567890 of the batch, ok\n"
 LINES = 500_000  # of 76 bytes: 38 MB
-_LINES_PER_WRITE = 500
 
 
 def say(name: str) -> None:
@@ -73,14 +72,11 @@ def real_work() -> None:
 
 
 def talk(name: str) -> None:
-    """Print LINES lines when told to, then say so."""
+    """Print LINES lines when told to, each with a write of its own as a logging handler does, then say so."""
     with open(os.environ["BENCH_GO"], "rb") as go:
         go.read()
-    data = LINE * _LINES_PER_WRITE
-    for _ in range(LINES // _LINES_PER_WRITE):
-        left = memoryview(data)
-        while left:
-            left = left[os.write(1, left) :]
+    for _ in range(LINES):
+        os.write(1, LINE)  # below PIPE_BUF: whole or not at all
     say(f"{name}-done")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -165,7 +164,7 @@ class Supervisord(Subject):
 
 
 class Circus(Subject):
-    """circus 0.19 from an environment of its own, its defaults."""
+    """circus 0.19 from an environment of its own. It looks around once a second; its default would be every five."""
 
     name = "circus"
     settles_s = 0.2
@@ -181,7 +180,7 @@ class Circus(Subject):
     def _write(self, **first: str) -> None:
         text = (
             f"[circus]\nendpoint=ipc://{self.folder}/endpoint\npubsub_endpoint=ipc://{self.folder}/pubsub\n"
-            "statsd=False\nhttpd=False\n"
+            "statsd=False\nhttpd=False\ncheck_delay=1\n"
         )
         for job in self.jobs:
             text += f"[watcher:{job}]\ncmd={sys.executable} {JOBS} {job} {self.kind}\ncopy_env=True\n"
@@ -283,8 +282,3 @@ def install_circus(folder: Path) -> str:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines()
         return f"circus cannot be installed: {said[-1] if said else error}"
     return ""
-
-
-def send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """A signal to the supervisor alone."""
-    process.send_signal(number)

@@ -28,7 +28,8 @@ PLUGINS = {
     "demo_orders": DemoOrders,
 }
 NO_DEFAULT = {  # what a key without a default may look like
-    "every": "30m", "heartbeat_timeout": "1m", "max_rss": "512MiB", "margin": "1s",
+    "every": "30m", "concurrent": False, "heartbeat_timeout": "1m", "max_rss": "512MiB", "margin": "1s",
+    "since": "2026-02-01", "until": "2026-02-02",
     "url": {"credential": "steller_database_url"}, "rate": "2/1h", "client_id": {"credential": "bamboo_client_id"},
     "client_secret": {"credential": "bamboo_client_secret"},
 }  # fmt: skip

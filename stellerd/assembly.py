@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stellerd import config as configuration
-from stellerd import database
+from stellerd import database, hosts
 from stellerd.config import Config
 from stellerd.context import Context, Services
 from stellerd.durations import parse_duration, parse_rate
@@ -38,6 +38,7 @@ def runner(
     wait: Callable[[float], bool] = never_stopping,
     observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
     step_down: Callable[[], None] = lambda: None,
+    end: Callable[[str], None] = lambda why: None,
     alive: Callable[[], None] | None = None,
     attended: bool = False,
 ) -> Runner:
@@ -45,34 +46,52 @@ def runner(
 
     Raises: ConfigError when the plugin's settings are wrong.
     """
-    entry = config.jobs[name]
+    entry, key = config.jobs[name], key_of(config, name, job)
+    store.set_lease(config.state.lease)
     settings = configuration.plugin_settings(config, name, job.Settings)
     limiter = Limiter(store, limits(config, job))
     services = Services(
         log=log,
         limiter=limiter,
-        cursor=Cursor(store, name),
+        cursor=Cursor(store, key),
         engine=engines(config),
-        broker_url=config.broker_url,
+        broker_urls=config.broker_urls,
         wait=wait,
         progress=lambda done, total, unit: emit("progress", {"done": done, "total": total, "unit": unit}),
         quarantine=store.put_aside,
+        host=hosts.this_host(config.state.host),
     )
     if store.clock is not None:
         services = replace(services, now=store.clock)
     return Runner(
         name, job(), settings, store, limiter, services, emit,
         every=entry.every or parse_duration(job.every), misfire=entry.misfire, observe=observe, step_down=step_down,
-        alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4, attended=attended,
+        end=end, key=key, alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4, attended=attended,
     )  # fmt: skip
+
+
+def key_of(config: Config, name: str, job: type[Job]) -> str:
+    """What the store knows the job by: one name for all hosts, or one for each when all of them run it."""
+    wanted = config.jobs[name].concurrent
+    concurrent = job.concurrent if wanted is None else wanted
+    return f"{name}@{hosts.this_host(config.state.host)}" if concurrent else name
 
 
 def limits(config: Config, job: type[Job]) -> dict[str, Limit]:
     """The buckets of the configuration over those the plugin knows of its vendor."""
     known = {bucket: Limit((parse_rate(rate),)) for bucket, rate in job.limits.items()}
-    return known | {
-        bucket: Limit(tuple(limit.rate), limit.margin, limit.max_learned) for bucket, limit in config.limits.items()
-    }
+    return known | configured_limits(config)
+
+
+def configured_limits(config: Config) -> dict[str, Limit]:
+    """The buckets of the configuration."""
+    return {
+        bucket: Limit(
+            tuple(limit.rate), limit.margin, limit.max_learned, tuple(limit.wait_patterns), limit.breaker_failures,
+            limit.breaker_pause,
+        )
+        for bucket, limit in config.limits.items()
+    }  # fmt: skip
 
 
 def engines(config: Config) -> Callable[[str], sa.Engine]:
@@ -87,4 +106,13 @@ def engines(config: Config) -> Callable[[str], sa.Engine]:
 
 def check(runner: Runner) -> None:
     """Call the plugin's `check` with a context that belongs to no run."""
-    runner.job.check(Context(runner.services, job=runner.name, settings=runner.settings, dry_run=True))
+    runner.job.check(_of_no_run(runner))
+
+
+def database_problems(runner: Runner) -> list[tuple[str, str]]:
+    """What the plugin finds wrong with its databases, each with the SQL that mends it."""
+    return list(runner.job.database_problems(_of_no_run(runner)))
+
+
+def _of_no_run(runner: Runner) -> Context:
+    return Context(runner.services, job=runner.name, settings=runner.settings, dry_run=True)

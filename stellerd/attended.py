@@ -102,3 +102,23 @@ def show_config(config: Config, as_json: bool) -> None:
         hidden = dict.fromkeys(config.jobs[job].settings, "***")
         table["settings"] = told.run["settings"] if told.run else hidden
     views.config(str(config.file), configuration.without_none(tables), as_json)
+
+
+def flush(named: str | None, source: str | None, target: str, as_json: bool) -> int:
+    """Deliver a spool; 0 when nothing is left in it."""
+    from stellerd import spooling
+
+    log.configure("warning")
+    if spooling.has_password(target):
+        click.echo("stellerd: other users can see the password on this command line: use --to @FILE", err=True)
+    with views.Progress("spool", sys.stderr.isatty() and not as_json) as progress:
+        answer = spooling.flush(
+            named, source, target, lambda done, total: progress.show({"done": done, "total": total, "unit": "messages"})
+        )
+    if as_json:
+        views.print_json(answer)
+    else:
+        for problem in answer["problems"]:
+            click.echo(f"stellerd: {texts.clean_lines(problem)}", err=True)
+        click.echo(f"{answer['delivered']} delivered, {answer['left']} left in {answer['spool']}")
+    return 1 if answer["left"] else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -55,6 +56,12 @@ class Channel:
             self._unsent = b""  # nothing of it has left: it was never sent
             return False
         return not self.closed
+
+    def shout(self, kind: str, **fields: Any) -> None:
+        """One small message without waiting, from any thread; it is dropped when there is no room for it."""
+        data = json.dumps({"kind": kind, **fields}, default=str).encode()
+        with contextlib.suppress(OSError):
+            self.socket.send(_HEADER.pack(len(data)) + data, socket.MSG_DONTWAIT)
 
     def flush(self) -> bool:
         """Finish the message that was begun; False while the other side does not take all of it."""
@@ -126,8 +133,8 @@ class Assignment:
     """An operator holds its schedule."""
     style: str = "json"
     """Form of its log lines: json or text."""
-    mode: Literal["serve", "once", "check", "settings", "schema"] = "serve"
-    """once: one run that a person asked for; check: prove that one could work; settings, schema: say them."""
+    mode: Literal["serve", "once", "check", "settings", "schema", "databases"] = "serve"
+    """once: one run that a person asked for; check: prove that one could work; the others: say something."""
     connect: bool = True
     """Whether `check` may talk to servers."""
     dry_run: bool = False

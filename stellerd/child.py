@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -12,24 +11,27 @@ import signal
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import setproctitle
 
 from stellerd import assembly, log, surroundings, tomlschema
 from stellerd.channel import DUMP_SIGNAL, Assignment, Channel
+from stellerd.claims import Held
 from stellerd.config import Config, plugin_settings
 from stellerd.errors import Busy, ConfigError, StellerdError
 from stellerd.line import Line
 from stellerd.registry import Loaded
 from stellerd.runner import Runner
-from stellerd.secret import redact
+from stellerd.secret import RedactingStream, redact
 from stellerd.status import RunRecord, from_iso
-from stellerd.store import Held, Store
+from stellerd.store import Store
 from stellerd.ticker import Ticker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_libc = ctypes.CDLL(None)  # once, before the fork
+# a closed connection is an OSError of the plugin's, not the end of the process: Python ignores SIGPIPE too
+_OTHER_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def main(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
@@ -66,10 +68,8 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     _die_with_parent(assignment)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
-    # a closed connection is an OSError of the plugin's, not the end of the process: Python ignores SIGPIPE too
-    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
-        with contextlib.suppress(OSError, ValueError):
-            signal.signal(number, signal.SIG_DFL)
+    for number in _OTHER_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the daemon's terminal or pipe is not a job's to read
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for as long as the process lives
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
@@ -77,9 +77,10 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     if log_fd is not None:
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
-    for fd in {int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {0, 1, 2, channel.fileno()}:
-        with contextlib.suppress(OSError):  # the one that listed the folder is closed already
-            os.close(fd)
+    sys.stdout, sys.stderr = RedactingStream(1), RedactingStream(2)
+    ours = channel.fileno()
+    os.closerange(3, ours)
+    os.closerange(ours + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     random.seed()
     gc.enable()
     faulthandler.enable()
@@ -88,7 +89,7 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
 
 
 def _die_with_parent(assignment: Assignment) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != assignment.parent_pid:  # it died before the call
         os._exit(70)
 
@@ -105,34 +106,38 @@ def _live(assignment: Assignment, channel: Channel) -> int:
         return 0
     if assignment.mode == "settings":
         return _tell_settings(line, plugin_settings(config, name, loaded.job.Settings))
-    store = Store(config.state_url())
+    store = Store(config.state_url(), lease_s=config.state.lease, host=config.state.host)
     logger = log.get(job=name)
 
     def build(config: Config) -> Runner:
         return assembly.runner(
             config, name, loaded.job, store, logger, line.tell, wait=line.wait, step_down=line.stop,
+            end=line.end_at_once,
             observe=loaded.observe(logger, name), alive=assignment.heartbeat.stamp if assignment.heartbeat else None,
             attended=assignment.mode == "once",
         )  # fmt: skip
 
     if assignment.mode == "check":
         return _check(assignment, build(config), line)
-    _recover(assignment, store)
+    if assignment.mode == "databases":
+        return _tell_of_databases(build(config), line)
+    key = assembly.key_of(config, name, loaded.job)
+    _recover(assignment, store, key)
     if assignment.mode == "once":
         return run_once(assignment, build(config), line)
     ticker = Ticker(config, build, line, assignment.paused)
     every = ticker.runner.every if loaded.job.kind == "periodic" else None
-    line.ready = {"job_kind": loaded.job.kind, "every": every, "last_run": _last_run(store, name)}
+    line.ready = {"job_kind": loaded.job.kind, "every": every, "last_run": _last_run(store, key)}
     return ticker.serve()
 
 
-def _recover(assignment: Assignment, store: Store) -> None:
+def _recover(assignment: Assignment, store: Store, key: str) -> None:
     """Close the records that processes before this one left open."""
     store.create()
     if death := assignment.last_death:
-        store.recover(assignment.job, death["cause"], death["state"], death["run"], from_iso(death["at"]))
+        store.recover(key, death["cause"], death["state"], death["run"], from_iso(death["at"]))
     else:
-        store.recover(assignment.job)
+        store.recover(key)
 
 
 def _tell_settings(line: Line, settings: Any) -> int:
@@ -150,8 +155,15 @@ def _check(assignment: Assignment, runner: Runner, line: Line) -> int:
     return 0
 
 
-def _last_run(store: Store, name: str) -> dict[str, Any] | None:
-    record = store.last_finished(name)
+def _tell_of_databases(runner: Runner, line: Line) -> int:
+    """For `db check`: what the plugin finds wrong with its databases."""
+    problems = [{"problem": str(what), "sql": str(sql)} for what, sql in assembly.database_problems(runner)]
+    line.tell("told", {"problems": problems})
+    return 0
+
+
+def _last_run(store: Store, key: str) -> dict[str, Any] | None:
+    record = store.last_finished(key)
     return record.to_json() if record else None
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stellerd.errors import ConfigError, StellerdError, UsageError
+from stellerd.limits import limits
+from stellerd.options import JSON
+from stellerd.options import load as _load
 
 if TYPE_CHECKING:
     from stellerd.config import Config
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of a table.")
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +28,9 @@ def cli(context: click.Context, file: str | None) -> None:
     context.obj = file
     if context.invoked_subcommand is None:
         context.invoke(run)
+
+
+cli.add_command(limits)
 
 
 def main() -> None:
@@ -43,12 +48,6 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _load(context: click.Context) -> Config:
-    from stellerd import config
-
-    return config.load(context.obj)
-
-
 def _ask(context: click.Context, command: str, **fields: Any) -> dict[str, Any]:
     from stellerd import client, locate
 
@@ -64,6 +63,7 @@ def _known(config: Config, job: str) -> None:
 @click.pass_context
 def run(context: click.Context) -> int:
     """Run the daemon in the foreground (the default)."""
+    gc.disable()  # imports make little garbage, and looking for it takes 20 ms; the daemon enables it again
     from stellerd import daemon
 
     return daemon.run(_load(context))
@@ -107,8 +107,9 @@ def status(context: click.Context, as_json: bool) -> int:
 @JSON
 @click.pass_context
 def history(context: click.Context, job: str | None, limit: int, as_json: bool) -> int:
-    """Show the newest runs, of JOB or of all, from the state store."""
+    """Show the newest runs, of JOB or of all, from the state store; without JOB also what people did to limits."""
     from stellerd import views
+    from stellerd.buckets import operations_of
     from stellerd.store import Store
 
     config = _load(context)
@@ -116,7 +117,9 @@ def history(context: click.Context, job: str | None, limit: int, as_json: bool) 
         _known(config, job)
     store = Store(config.state_url())
     store.create()
-    views.history([record.to_json() for record in store.history(job, limit)], as_json)
+    runs = store.history(job, limit)
+    since = runs[-1].started_at if len(runs) == limit else None
+    views.history([run.to_json() for run in runs], [] if job else operations_of(store, limit, since), as_json)
     return 0
 
 
@@ -181,6 +184,49 @@ def config_schema(context: click.Context) -> int:
 
     attended.show_schema(_load(context))
     return 0
+
+
+@cli.group()
+def db() -> None:
+    """The state store's tables, and the databases of the jobs."""
+
+
+@db.command("init")
+@click.pass_context
+def db_init(context: click.Context) -> int:
+    """Create the state store's tables; the daemon does so by itself where it may."""
+    from stellerd import upkeep
+
+    return upkeep.init(_load(context))
+
+
+@db.command("upgrade")
+@click.pass_context
+def db_upgrade(context: click.Context) -> int:
+    """Bring the state store's tables to this version of stellerd; stop the daemon on all hosts first."""
+    from stellerd import upkeep
+
+    return upkeep.upgrade(_load(context))
+
+
+@db.command("sql")
+@click.option("--from", "since", metavar="VERSION", help="Version to start from; default: the one that is there.")
+@click.pass_context
+def db_sql(context: click.Context, since: str | None) -> int:
+    """Print the SQL that `db upgrade` would run, for somebody else to run it."""
+    from stellerd import upkeep
+
+    return upkeep.sql(_load(context), since)
+
+
+@db.command("check")
+@JSON
+@click.pass_context
+def db_check(context: click.Context, as_json: bool) -> int:
+    """Look at the state store and at every job's databases; name each problem with the SQL that mends it."""
+    from stellerd import upkeep
+
+    return upkeep.check(_load(context), as_json)
 
 
 def _job_command(name: str, help_text: str) -> None:
@@ -254,6 +300,27 @@ def shutdown(context: click.Context) -> int:
     _ask(context, "shutdown")
     click.echo("stopping")
     return 0
+
+
+@cli.group()
+def spool() -> None:
+    """A folder of messages that stands in for a broker."""
+
+
+@spool.command("flush")
+@click.option(
+    "--to", "target", required=True, metavar="URL",
+    help="amqp(s)://…, `broker` (the configured one), @FILE, env:NAME or credential:NAME; a password in a URL is "
+    "visible to every user of this host.",
+)  # fmt: skip
+@click.option("--from", "source", metavar="FOLDER", help="The spool; default: the configured [broker] url.")
+@JSON
+@click.pass_context
+def spool_flush(context: click.Context, target: str, source: str | None, as_json: bool) -> int:
+    """Deliver a spool's messages to a broker; what it confirms is removed from the spool."""
+    from stellerd import attended
+
+    return attended.flush(context.obj, source, target, as_json)
 
 
 @cli.command()

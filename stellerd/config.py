@@ -85,14 +85,14 @@ class Config(Settings):
             raise ConfigError(f"{self.file}: databases.{name}: missing; add [databases.{name}] with a url")
         return self._absolute(self.reveal(self.databases[name].url, "databases", name, "url"))
 
-    def broker_url(self) -> str:
-        """URL of `[broker]`.
+    def broker_urls(self) -> list[str]:
+        """URLs of `[broker]`, in the order in which they are to be tried.
 
-        Raises: ConfigError when there is none or its secret is missing.
+        Raises: ConfigError when there is none or a secret is missing.
         """
         if self.broker is None:
             raise ConfigError(f"{self.file}: broker: missing; add [broker] with a url")
-        return self._absolute(self.reveal(self.broker.url, "broker", "url"))
+        return [self._absolute(self.reveal(secret, "broker", "url")) for secret in self.broker.url]
 
     def _absolute(self, url: str) -> str:
         scheme, _, rest = url.partition(":")
@@ -104,9 +104,9 @@ class Config(Settings):
 
     def problems_of_secrets(self) -> list[str]:
         """A line for each secret of the core that cannot be read now; no value is kept."""
-        probes: list[Callable[[], str]] = [self.state_url]
+        probes: list[Callable[[], Any]] = [self.state_url]
         probes += [lambda name=name: self.database_url(name) for name in self.databases]  # type: ignore[misc]
-        probes += [self.broker_url] if self.broker else []
+        probes += [self.broker_urls] if self.broker else []
         problems = []
         for probe in probes:
             try:

@@ -25,10 +25,11 @@ class Services:
     limiter: Limiter
     cursor: Cursor
     engine: Callable[[str], Engine]
-    broker_url: Callable[[], str]
+    broker_urls: Callable[[], list[str]]
     wait: Callable[[float], bool]
     progress: Callable[[int, int | None, str], None]
     quarantine: Callable[[int, str, str, str, Any], None]
+    host: str = ""
     now: Callable[[], datetime] = field(default=partial(datetime.now, UTC))
 
 
@@ -46,6 +47,8 @@ class Context:
         slot: datetime | None = None,
         attempt: int = 1,
         dry_run: bool = False,
+        epoch: int = 0,
+        proved: Callable[[], bool] = lambda: True,
     ) -> None:
         self._services = services
         self.job = job
@@ -57,6 +60,10 @@ class Context:
         self.attempt = attempt
         self.dry_run = dry_run
         """True: read and compare, change nothing outside, spend limits as ever."""
+        self.epoch = epoch
+        """Grows with each run of this job on any host: a server that refuses a smaller one than it saw last is safe
+        from a run that was stopped, lost its lease to another and woke up."""
+        self._proved = proved
         self.counters: dict[str, int] = {}
         self.log = services.log.bind(run=run_id) if run_id else services.log
 
@@ -66,12 +73,17 @@ class Context:
 
     @property
     def stopping(self) -> bool:
-        """True once this process was asked to end: finish the current item and return."""
-        return self._services.wait(0)
+        """True once this process was asked to end, or its lease may be another's: finish the current item, return."""
+        return not self._proved() or self._services.wait(0)
 
     def wait(self, seconds: float) -> bool:
         """Sleep up to `seconds`; True, at once, when this process was asked to end."""
-        return self._services.wait(seconds)
+        return not self._proved() or self._services.wait(seconds) or not self._proved()
+
+    @property
+    def host(self) -> str:
+        """This host's name, as the records show it; what a job that all hosts run may share its work out by."""
+        return self._services.host
 
     @property
     def limiter(self) -> Limiter:
@@ -107,11 +119,18 @@ class Context:
         return self._services.engine(name)
 
     def broker_url(self) -> str:
-        """URL of `[broker]`; may hold a password: never log it.
+        """The first URL of `[broker]`; may hold a password: never log it.
 
         Raises: ConfigError when there is none.
         """
-        return self._services.broker_url()
+        return self.broker_urls()[0]
+
+    def broker_urls(self) -> list[str]:
+        """The URLs of `[broker]`, to be tried in turn; they may hold passwords: never log them.
+
+        Raises: ConfigError when there is none.
+        """
+        return self._services.broker_urls()
 
     def progress(self, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the run is; cheap enough for every item."""

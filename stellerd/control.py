@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,22 +176,41 @@ def _listen(path: Path) -> socket.socket:
     """
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
-            raise Unreachable(f"{path} is in the way: not a socket")
-        if path.exists() and _answers(path):
-            raise Unreachable(f"another stellerd is running: it answers at {path}")
-        path.unlink(missing_ok=True)
-        old = os.umask(0o117)  # rw for the user and the group
-        try:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            with short_name(path) as name:
-                listener.bind(name)
-        finally:
-            os.umask(old)
+        with _alone_in(path.parent):
+            return _bind(path)
     except OSError as error:
         raise Unreachable(f"control socket {path}: {os.strerror(error.errno or 0)}") from None
-    listener.listen(BACKLOG)
+
+
+def _bind(path: Path) -> socket.socket:
+    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+        raise Unreachable(f"{path} is in the way: not a socket")
+    if path.exists() and _answers(path):
+        raise Unreachable(f"another stellerd is running: it answers at {path}")
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    old = os.umask(0o117)  # rw for the user and the group
+    try:
+        with short_name(path) as name:
+            listener.bind(name)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(old)
     return listener
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two daemons that start at once must not each take the other's socket for one that was left behind."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _answers(path: Path) -> bool:

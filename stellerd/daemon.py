@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from stellerd import log, preload
 from stellerd.config import Config
 from stellerd.errors import ConfigError
@@ -24,6 +26,7 @@ def run(config: Config) -> int:
     log.configure(config.supervisor.log_level, style, write=sink.line)
     if config.supervisor.preload:
         preload.preload(config.supervisor.preload, _warn)
+    gc.enable()
     return Supervisor(config, sink, style).run()
 
 

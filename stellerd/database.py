@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ from stellerd.errors import ConfigError, Unreachable
 
 BUSY_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 10
-_SERVER_SIDE = (
-    sa.exc.OperationalError,
-    sa.exc.InterfaceError,
-    sa.exc.InternalError,  # read-only after a failover
-    sa.exc.DatabaseError,  # SQLite: the file is no database
-)  # of the server; the others are mistakes of the statement
+# No server-side prepared statements: a transaction pooler hands the next statement to another session
+POSTGRES_OPTIONS = {
+    "connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None, "application_name": "stellerd",
+    "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000,
+}  # fmt: skip
+_OF_STATEMENT = {"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"}  # PEP 249
 
 
 def open_engine(url: str, name: str) -> sa.Engine:
@@ -32,17 +33,19 @@ def open_engine(url: str, name: str) -> sa.Engine:
 
     Raises: ConfigError when the URL cannot be used; the message holds no password.
     """
-    parsed = _parse(url, name)
+    parsed = parse(url, name)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, name)
-    # No server-side prepared statements: a transaction pooler hands the next statement to another session
-    options = {"connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None, "application_name": "stellerd"}
     return sa.create_engine(
-        parsed, pool_pre_ping=True, pool_size=2, max_overflow=3, hide_parameters=True, connect_args=options
+        parsed, pool_pre_ping=True, pool_size=2, max_overflow=3, hide_parameters=True, connect_args=POSTGRES_OPTIONS
     )
 
 
-def _parse(url: str, name: str) -> URL:
+def parse(url: str, name: str) -> URL:
+    """The URL of a database that stellerd can use.
+
+    Raises: ConfigError when it is none; the message holds no password.
+    """
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
@@ -56,19 +59,28 @@ def _parse(url: str, name: str) -> URL:
 
 
 def _sqlite(url: URL, name: str) -> sa.Engine:
+    make_folder(url, name)
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def make_folder(url: URL, name: str) -> None:
+    """The folder of an SQLite file, for this user alone.
+
+    Raises: Unreachable when it cannot be made.
+    """
     if url.database and url.database != ":memory:":
         folder = Path(url.database).parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise Unreachable(f"{name}: cannot create {folder}: {os.strerror(error.errno or 0)}") from None
-    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+def prepare_sqlite(connection: sqlite3.Connection, record: Any = None) -> None:
+    """What each connection to an SQLite file begins with."""
     connection.isolation_level = None  # sqlite3 must not begin by itself: BEGIN IMMEDIATE is ours
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
@@ -91,9 +103,34 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
             time.sleep(0.01)
 
 
+def begin_immediate(connection: sqlite3.Connection) -> None:
+    """Become the one writer. SQLite's own waiting sleeps for up to 100 ms a time, so that of fifty jobs which record
+    their end at once the last is a second late; this looks again after 1 to 4 ms.
+
+    Raises: sqlite3.OperationalError when somebody else keeps writing for BUSY_TIMEOUT_S.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.001, 0.004))
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+
+
 def _begin_sqlite(connection: sa.Connection) -> None:
-    reads_only = connection.get_execution_options().get("stellerd_reads_only")
-    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+    if connection.get_execution_options().get("stellerd_reads_only"):
+        connection.exec_driver_sql("BEGIN")
+    else:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        begin_immediate(raw)
 
 
 @contextmanager
@@ -106,8 +143,8 @@ def transaction(engine: sa.Engine, name: str, *, reads_only: bool = False) -> It
         with engine.connect().execution_options(stellerd_reads_only=reads_only) as connection, connection.begin():
             yield connection
     except DBAPIError as error:
-        if type(error) in _SERVER_SIDE or error.connection_invalidated:
-            raise Unreachable(f"{name} ({shown(engine.url)}): {first_line(error)}") from error
+        if error.connection_invalidated or is_of_server(error.orig):
+            raise Unreachable(f"{name} ({shown(engine.url)}): {first_line(error.orig)}") from error
         raise
     except NoSuchModuleError as error:
         raise ConfigError(f"{name}: {error}") from None
@@ -119,6 +156,12 @@ def shown(url: URL) -> str:
     return f"{url.get_backend_name()}://{host}/{url.database or ''}"
 
 
-def first_line(error: DBAPIError) -> str:
+def is_of_server(error: BaseException | None) -> bool:
+    """Whether a driver's error is the server's (away, read-only, no database), not a mistake of the statement's."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"DatabaseError", "InterfaceError"}) and not kinds & _OF_STATEMENT
+
+
+def first_line(error: BaseException | None) -> str:
     """What the driver said, in one line."""
-    return " ".join(str(error.orig).split("\n")[0].split())
+    return " ".join(str(error).split("\n")[0].split())

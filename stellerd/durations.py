@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
@@ -58,6 +59,12 @@ def parse_rate(text: str) -> Rate:
     if seconds <= 0:
         raise ValueError(f'"{text}" is not a rate: the period must be longer than zero')
     return Rate(int(limit), seconds)
+
+
+@cache
+def parse_rates(text: str) -> tuple[Rate, ...]:
+    """Several rates as the store keeps them ("2/1h, 1/1s")."""
+    return tuple(parse_rate(rate) for rate in text.split(", "))
 
 
 def format_size(size: int) -> str:

@@ -6,6 +6,7 @@ StellerdError                1   something failed; the message is for people
 ├── PluginCrashed           70   a plugin ended its own process or could not go on
 ├── Busy                    75   somebody else holds the job, or a limit is used up; `until` says when
 │   └── RateLimited         75   the bucket is closed until `until`
+├── LeaseLost               75   the run's lease is gone, so it must not go on
 ├── ConfigError             78   the configuration is wrong; `problems` has a line for each mistake
 └── JobFailed                1   a plugin says why its run failed
     ├── HttpStatus           1   the server answered with an error status
@@ -72,6 +73,12 @@ class ConfigError(StellerdError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class LeaseLost(StellerdError):
+    """This run's lease is gone: another process may have the job by now, so nothing more is written."""
+
+    exit_code = 75
 
 
 class JobFailed(StellerdError):

@@ -1,4 +1,7 @@
-"""Which host and process this is, and whether another process of this host still lives."""
+"""Which host and process this is, and whether another process of this host still lives.
+
+`name` is `[state] host`, what the configuration calls this host; "": what the host calls itself.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,24 @@ from typing import Any
 
 
 @functools.cache
-def machine() -> str:
-    """An identity in which a pid means something: one boot of one kernel, one pid namespace."""
+def machine(name: str = "") -> str:
+    """An identity in which a pid means something: one boot of one kernel, one pid namespace.
+
+    Two names on one machine are two hosts: then the lease alone counts between them.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    return f"{boot}/{os.readlink('/proc/self/ns/pid')}{f'/{name}' if name else ''}"
 
 
-def this_process() -> dict[str, Any]:
+def this_host(name: str = "") -> str:
+    """The name that records show."""
+    return name or socket.gethostname()
+
+
+def this_process(name: str = "") -> dict[str, Any]:
     """host, machine, pid and start time, as the lease keeps them."""
     pid = os.getpid()
-    return {"host": socket.gethostname(), "machine": machine(), "pid": pid, "pid_started": started(pid) or 0.0}
+    return {"host": this_host(name), "machine": machine(name), "pid": pid, "pid_started": started(pid) or 0.0}
 
 
 def started(pid: int) -> float | None:
@@ -35,8 +46,8 @@ def started(pid: int) -> float | None:
     return None if fields[0] in (b"Z", b"X") else float(fields[19])
 
 
-def is_gone(its_machine: str, pid: int, its_start: float) -> bool:
+def is_gone(its_machine: str, pid: int, its_start: float, name: str = "") -> bool:
     """True only when that process can be looked up from here and is no more."""
-    if its_machine != machine():
+    if its_machine != machine(name):
         return False
     return started(pid) != its_start

@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -68,7 +68,36 @@ class Http:
         """
         _check_url(url)
         credentials = self._credentials()
-        self.limiter.acquire(self.bucket, self.wait, patience=PATIENCE_S)
+        takes_s = CONNECT_TIMEOUT_S + self.timeout
+        self.limiter.acquire(self.bucket, self.wait, patience=PATIENCE_S, takes_s=takes_s)
+        try:
+            reply = self._send(url, params, headers, credentials)
+        except Unreachable:
+            if not self.wait(0):  # a process that was asked to end gives up by itself
+                self._report(answered=False)
+            raise
+        except HttpStatus as error:
+            self._report(answered=error.status < 500)
+            raise
+        except BadReply:
+            self._report(answered=True)
+            raise
+        self._report(answered=True)
+        return reply
+
+    def _report(self, *, answered: bool) -> None:
+        """For the circuit breaker; what became of the request is known, whether or not this can be recorded."""
+        try:
+            until = self.limiter.report(self.bucket, answered=answered)
+        except Unreachable as error:
+            self.log.warning("the outcome of a request is not recorded", bucket=self.bucket, reason=str(error))
+            return
+        if until is not None:
+            self.log.error("no answers: circuit opened", bucket=self.bucket, not_before=until.isoformat())
+
+    def _send(
+        self, url: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, credentials: Any
+    ) -> Reply:
         deadline = time.monotonic() + self.timeout
         name = _name(url)
         try:
@@ -80,7 +109,7 @@ class Http:
                     url,
                     params=params,
                     headers={"Accept": "application/json", "User-Agent": "stellerd", **(headers or {})},
-                    auth=credentials,  # type: ignore[arg-type]  # bytes are fine
+                    auth=credentials,  # bytes are fine
                     stream=True,
                     allow_redirects=False,
                     timeout=(CONNECT_TIMEOUT_S, self.timeout),  # the first byte may take minutes
@@ -138,7 +167,7 @@ class Http:
     def _learn(self, headers: Mapping[str, str], text: str) -> RateLimited:
         seconds = retry_after(headers.get("Retry-After"), datetime.now(UTC))
         if seconds is None:
-            seconds = wait_seconds(text)
+            seconds = wait_seconds(text, self.limiter.patterns(self.bucket))
         until = self.limiter.learn(self.bucket, seconds)
         self.log.warning("server says 429", bucket=self.bucket, wait_s=seconds, not_before=until.isoformat())
         return RateLimited(self.bucket, until, "the server answered 429")
@@ -209,10 +238,17 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
 
 
-def wait_seconds(body: str) -> float | None:
-    """Seconds named by "wait for X seconds" in a 429 body: plain text, a JSON string, or JSON with the text in
-    `message`, `error` or `detail`; None if there is none."""
-    match = _WAIT_FOR.search(_text_of(body))
+def wait_seconds(body: str, patterns: Iterable[str] = ()) -> float | None:
+    """Seconds named by one of `patterns` (a group named seconds, minutes or hours), else by "wait for X seconds", in a
+    429 body: plain text, a JSON string, or JSON with the text in `message`, `error` or `detail`; None if there is none.
+    """
+    text = _text_of(body)
+    for pattern in patterns:
+        if match := re.search(pattern, text):
+            [(unit, number)] = [pair for pair in match.groupdict().items() if pair[0].removesuffix("s") in _UNIT]
+            with contextlib.suppress(TypeError, ValueError):  # a group that took part in nothing, or took no number
+                return float(number.replace(",", "")) * _UNIT[unit.removesuffix("s")]
+    match = _WAIT_FOR.search(text)
     return float(match[1].replace(",", "")) * _UNIT[(match[2] or "second").lower()] if match else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -48,6 +48,8 @@ class Job:
     kind: ClassVar[Literal["periodic", "service"]] = "periodic"
     every: ClassVar[str] = "1h"
     """Default interval, a duration text; `[jobs.NAME] every` wins."""
+    concurrent: ClassVar[bool] = False
+    """True: every host runs it at the same time, with slots and cursors of its own; `[jobs.NAME] concurrent` wins."""
     Settings: ClassVar[type[Settings] | None] = None
     """The model of `[jobs.NAME.settings]`; None when the job has no settings."""
     buckets: ClassVar[tuple[str, ...]] = ()
@@ -60,6 +62,13 @@ class Job:
 
         Raises: any `stellerd.errors` error that says what is missing.
         """
+
+    def database_problems(self, ctx: Context) -> Iterable[tuple[str, str]]:
+        """What is wrong with the job's databases (`stellerd db check`), each as (the problem, the SQL that mends it).
+
+        Read only: a job does not alter tables that are not its own. Raises: Unreachable when it cannot look.
+        """
+        return ()
 
     def run(self, ctx: Context) -> Outcome | None:
         """Do one run (periodic) or serve until `ctx.stopping` (service). None means `Done()`."""

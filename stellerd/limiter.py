@@ -7,28 +7,39 @@ request is sent: whatever happens to the process afterwards, nobody is granted e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
-
-from stellerd.durations import Rate
+from stellerd import queries
+from stellerd.durations import Rate, parse_rates
 from stellerd.errors import ConfigError, RateLimited
-from stellerd.schema import buckets, hits
+from stellerd.session import Transaction
 from stellerd.store import Store
 
 PATIENCE_S = 10.0
 MAX_LEARNED_S = 86400.0
+SERVER, BREAKER, OPERATOR = "server", "breaker", "operator"
+"""Who closed a bucket: a 429, failures in a row, a person."""
+_CLOSED_BY = {
+    SERVER: "closed by the server's 429",
+    BREAKER: "closed since the server does not answer",
+    OPERATOR: "closed by an operator",
+}
+BREAKER_FAILURES = 5
+BREAKER_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The rules of one bucket; periods, margin and cap in seconds."""
+    """The rules of one bucket; periods, margin, cap and pause in seconds."""
 
     rates: tuple[Rate, ...]
     margin: float | None = None
     max_learned: float = MAX_LEARNED_S
+    wait_patterns: tuple[str, ...] = ()
+    breaker_failures: int = BREAKER_FAILURES
+    breaker_pause: float = BREAKER_PAUSE_S
 
     def spans(self) -> list[tuple[int, timedelta]]:
         """(limit, window) pairs, each window with its margin: the server's clock starts when a request arrives,
@@ -42,6 +53,12 @@ class Limit:
         """Seconds of the longest window."""
         return max(rate.period for rate in self.rates)
 
+    def in_force(self, row: Any, now: datetime) -> Limit:
+        """The limit with the rates that an operator put in its place, if any; `row` is the bucket's."""
+        if not row or row.override_rates is None or (row.override_until is not None and row.override_until <= now):
+            return self
+        return replace(self, rates=parse_rates(row.override_rates))
+
 
 class Limiter:
     """Answers "granted" or "next slot at T"; exact among any number of processes on one store."""
@@ -54,40 +71,60 @@ class Limiter:
             raise ConfigError(f'limits.{bucket}: missing; add [limits.{bucket}] with a rate such as "2/1h"')
         return self.limits[bucket]
 
-    def try_acquire(self, bucket: str) -> datetime | None:
+    def patterns(self, bucket: str) -> tuple[str, ...]:
+        """How the bucket's server names a wait, besides the usual ways."""
+        return self._limit(bucket).wait_patterns
+
+    def try_acquire(self, bucket: str, takes_s: float = 0.0) -> datetime | None:
         """Spend a slot now (None), or say when the next one is (aware UTC).
 
-        Raises: Unreachable when the store is: then nothing may be sent.
+        `takes_s`: longest time until the outcome is told to `report`. Raises: Unreachable when the store is, LeaseLost
+        when the run has lost its lease: then nothing may be sent.
         """
         limit = self._limit(bucket)
-        with self.store.begin() as connection:
-            not_before = self._lock(connection, bucket, limit)
-            now = self.store.now(connection)
-            free = _next_free(connection, bucket, limit, not_before)
+        with self.store.fenced() as connection:
+            row = self._lock(connection, bucket, limit)
+            seen = look(self.store, connection, bucket, limit, row)
+            now, valid = seen.now, limit.in_force(row, seen.now)
+            free = seen.next_free(valid, row.not_before)
             if free is not None and free > now:
                 return free
-            oldest = now - max(span for _, span in limit.spans())
-            connection.execute(sa.delete(hits).where(hits.c.bucket == bucket, hits.c.at < oldest))
-            connection.execute(sa.insert(hits).values(bucket=bucket, at=now))
+            if row.source == BREAKER:  # half-open: this is the one probe; whoever comes meanwhile waits
+                until = now + timedelta(seconds=max(limit.breaker_pause, takes_s))
+                connection.execute(queries.CLOSE_BUCKET, of_bucket=bucket, not_before=until, source=BREAKER)
+            if seen.nth[max(seen.nth)] is not None:  # there are as many as any window counts: some may be too old
+                counted = now - max(span for _, span in limit.spans() + valid.spans())
+                connection.execute(queries.FORGET_HITS, of_bucket=bucket, before=counted)
+            connection.execute(queries.SPEND, bucket=bucket, at=now)
             return None
 
-    def acquire(self, bucket: str, wait: Callable[[float], bool], patience: float = PATIENCE_S) -> None:
+    def acquire(
+        self, bucket: str, wait: Callable[[float], bool], patience: float = PATIENCE_S, takes_s: float = 0.0
+    ) -> None:
         """Spend a slot, waiting in place when the next one is at most `patience` seconds away.
 
         `wait(seconds)` sleeps and says whether to give up. Raises: RateLimited with the time of the next slot.
         """
-        while (free := self.try_acquire(bucket)) is not None:
+        while (free := self.try_acquire(bucket, takes_s)) is not None:
             seconds = (free - self._now()).total_seconds()
             if seconds > patience or wait(max(seconds, 0.001)):
-                raise RateLimited(bucket, free)
+                raise RateLimited(bucket, free, self._why(bucket, free))
+
+    def _why(self, bucket: str, free: datetime) -> str:
+        """What keeps the bucket closed until then."""
+        with self.store.reading() as connection:
+            row = connection.execute(queries.BUCKET, of_bucket=bucket).first()
+        closed = row is not None and row.not_before is not None and row.not_before >= free
+        return _CLOSED_BY.get(row.source, "closed") if closed else "limit used up"
 
     def closed_until(self, bucket: str) -> datetime | None:
         """When the next slot is, or None when there is one now; spends nothing."""
         limit = self._limit(bucket)
         with self.store.reading() as connection:
-            not_before = connection.execute(sa.select(buckets.c.not_before).where(buckets.c.name == bucket)).scalar()
-            free = _next_free(connection, bucket, limit, not_before)
-            return free if free is not None and free > self.store.now(connection) else None
+            row = connection.execute(queries.BUCKET, of_bucket=bucket).first()
+            seen = look(self.store, connection, bucket, limit, row)
+            free = seen.next_free(limit.in_force(row, seen.now), row.not_before if row else None)
+            return free if free is not None and free > seen.now else None
 
     def learn(self, bucket: str, seconds: float | None) -> datetime:
         """Close the bucket for everybody, since the server said so; None (unreadable) means one full window.
@@ -97,41 +134,83 @@ class Limiter:
         limit = self._limit(bucket)
         wait = limit.longest() if seconds is None else min(max(seconds, 0.0), limit.max_learned)
         with self.store.begin() as connection:
-            before = self._lock(connection, bucket, limit)
+            row = self._lock(connection, bucket, limit)
             until = self.store.now(connection) + timedelta(seconds=wait)
-            if before is not None and before > until:
-                return before
-            self._update(connection, bucket, not_before=until, source="server", learned_wait=wait)
+            if row.not_before is not None and row.not_before > until and row.source != BREAKER:
+                return row.not_before  # type: ignore[no-any-return]
+            connection.execute(
+                queries.LEARN, of_bucket=bucket, not_before=until, source=SERVER, learned_wait=wait, failures=0
+            )
             return until
 
-    def _lock(self, connection: sa.Connection, bucket: str, limit: Limit) -> datetime | None:
-        """Hold the bucket's row until the transaction ends; its `not_before`."""
-        rates = ", ".join(map(str, limit.rates))
-        query = sa.select(buckets.c.not_before, buckets.c.rates).where(buckets.c.name == bucket).with_for_update()
-        row = connection.execute(query).first()
-        if row is None:
-            insert = self.store.insert(buckets).values(name=bucket, rates=rates, failures=0)
-            connection.execute(insert.on_conflict_do_nothing())
-            row = connection.execute(query).one()
-        if row.rates != rates:
-            self._update(connection, bucket, rates=rates)
-        not_before: datetime | None = row.not_before
-        return not_before
+    def report(self, bucket: str, *, answered: bool) -> datetime | None:
+        """Count failures in a row; the last of `breaker_failures` closes the bucket for everybody (the circuit opens).
 
-    def _update(self, connection: sa.Connection, bucket: str, **values: Any) -> None:
-        connection.execute(sa.update(buckets).where(buckets.c.name == bucket).values(**values))
+        An answer, whatever it says, ends the row and closes the circuit again. Returns: until when this failure closed
+        the bucket (aware UTC), if it did.
+        """
+        limit = self._limit(bucket)
+        if answered:
+            with self.store.reading() as connection:
+                row = connection.execute(queries.BUCKET, of_bucket=bucket).first()
+            if row is None or not row.failures:
+                return None  # the usual: nothing to write
+        elif not limit.breaker_failures:
+            return None
+        with self.store.begin() as connection:
+            row = self._lock(connection, bucket, limit)
+            return self._count(connection, bucket, limit, row, answered)
+
+    def _count(self, connection: Transaction, bucket: str, limit: Limit, row: Any, answered: bool) -> datetime | None:
+        failures = 0 if answered else row.failures + 1
+        connection.execute(queries.COUNT_FAILURES, of_bucket=bucket, failures=failures)
+        if answered:
+            if row.source == BREAKER:
+                connection.execute(queries.CLOSE_BUCKET, of_bucket=bucket, not_before=None, source=None)
+            return None
+        until: datetime = self.store.now(connection) + timedelta(seconds=limit.breaker_pause)
+        longer = row.not_before is not None and row.not_before > until and row.source != BREAKER
+        if failures < limit.breaker_failures or longer:
+            return None
+        connection.execute(queries.CLOSE_BUCKET, of_bucket=bucket, not_before=until, source=BREAKER)
+        return until
+
+    def _lock(self, connection: Transaction, bucket: str, limit: Limit) -> Any:
+        """Hold the bucket's row until the transaction ends; the row."""
+        rates = ", ".join(map(str, limit.rates))
+        row = connection.execute(queries.LOCK_BUCKET, of_bucket=bucket).first()
+        if row is None:
+            connection.execute(queries.MAKE_BUCKET, name=bucket, rates=rates, failures=0)
+            row = connection.execute(queries.LOCK_BUCKET, of_bucket=bucket).one()
+        if row.rates != rates:
+            connection.execute(queries.SET_RATES, of_bucket=bucket, rates=rates)
+        return row
 
     def _now(self) -> datetime:
         with self.store.reading() as connection:
             return self.store.now(connection)
 
 
-def _next_free(connection: sa.Connection, bucket: str, limit: Limit, not_before: datetime | None) -> datetime | None:
-    """The first moment at which every window has room and nobody closed the bucket; None: any time."""
-    moments = [] if not_before is None else [not_before]
-    for count, span in limit.spans():
-        newest = sa.select(hits.c.at).where(hits.c.bucket == bucket).order_by(hits.c.at.desc())
-        nth = connection.execute(newest.offset(count - 1).limit(1)).scalar()
-        if nth is not None:
-            moments.append(nth + span)
-    return max(moments, default=None)
+@dataclass(frozen=True)
+class Look:
+    """One look at a bucket's grants: the n-th newest, for each n that a window allows."""
+
+    now: datetime
+    nth: Mapping[int, datetime | None]
+
+    def next_free(self, limit: Limit, not_before: datetime | None) -> datetime | None:
+        """The first moment at which every window has room and nobody closed the bucket; None: any time."""
+        moments = [] if not_before is None else [not_before]
+        moments += [nth + span for count, span in limit.spans() if (nth := self.nth[count]) is not None]
+        return max(moments, default=None)
+
+
+def look(store: Store, connection: Transaction, bucket: str, limit: Limit, row: Any) -> Look:
+    """Everything in one statement, for the configured windows and an operator's; `row` is the bucket's, if any."""
+    rates = limit.rates + (parse_rates(row.override_rates) if row and row.override_rates else ())
+    counts = sorted({rate.limit for rate in rates})
+    skips = {f"skip_{at}": count - 1 for at, count in enumerate(counts)}
+    now, *nth = connection.execute(queries.look(len(counts)), of_bucket=bucket, **skips).one()
+    if store.clock is not None or now is None:
+        now = store.now(connection)
+    return Look(now, dict(zip(counts, nth, strict=True)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import time
 from typing import Any
 
 from stellerd.channel import Channel, Message
+from stellerd.errors import LeaseLost
 from stellerd.signals import SignalPipe
 from stellerd.walltimer import WallTimer
 
@@ -31,6 +33,11 @@ class Line:
         """Ask this process to end; from any thread, and from a signal's handler."""
         self.stopping = True
         self._signals.wake(signal.SIGTERM)  # the main thread may be waiting
+
+    def end_at_once(self, why: str) -> None:
+        """End this process and its group now, with nothing that could wait; its run is lost. From any thread."""
+        self.channel.shout("failed", reason=why, detail="", code=LeaseLost.exit_code, state="lost")
+        os.killpg(0, signal.SIGKILL)
 
     def tell(self, kind: str, fields: dict[str, Any]) -> None:
         """An event for the parent; progress at most five times a second, its end always."""

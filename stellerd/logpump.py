@@ -21,6 +21,7 @@ MAX_LINE = 64 * 1024
 TAIL_LINES = 1000
 TAIL_CHARS = 1024 * 1024
 _MARK = RECORD.encode()
+_PLAIN = bytes(range(32, 127)) + b"\n"
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -57,14 +58,14 @@ class Sink:
 
     def line(self, text: str) -> None:
         """One line of the daemon's own."""
-        self.lines([text.encode("utf-8", "replace")])
+        self.block(text.encode("utf-8", "replace"), 1)
 
-    def lines(self, lines: list[bytes]) -> None:
-        """Lines without their ends."""
+    def block(self, text: bytes, lines: int) -> None:
+        """So many lines, without the end of the last one."""
         if (self._rest and not self._flush()) or (self.dropped and not self._own_up()):
-            self.dropped += len(lines)
+            self.dropped += lines
             return
-        self._rest = b"\n".join(lines) + b"\n"
+        self._rest = text + b"\n"
         self._flush()
 
     def _own_up(self) -> bool:
@@ -112,12 +113,13 @@ class LogPump:
 
     def __init__(self, job: str, fd: int, sink: Sink, style: str, lines_before: int = 0) -> None:
         self.job, self.fd, self.sink, self.style = job, fd, sink, style
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.tail: deque[tuple[int, bytes]] = deque()
+        """The last blocks, each with its number of lines; together few more than TAIL_LINES."""
         self.count = lines_before
         """Lines so far, those of earlier processes included; the newest has this number."""
         os.set_blocking(fd, False)
         self._partial = b""
-        self._tail_chars = 0
+        self._tail_lines = self._tail_chars = 0
 
     def pump(self) -> bool:
         """Move what is there, at most CHUNK bytes; False at the end of the stream."""
@@ -126,15 +128,23 @@ class LogPump:
         except BlockingIOError:
             return True
         if not data:
-            self._emit([self._partial] if self._partial else [])
-            self._partial = b""
+            self._end_partial()
             return False
-        *lines, self._partial = (self._partial + data).split(b"\n")
+        end = data.rfind(b"\n")
+        if end < 0:
+            self._partial += data
+        else:
+            text, self._partial = self._partial + data[:end], data[end + 1 :]
+            self._emit(text)
         if len(self._partial) > MAX_LINE:
-            lines.append(self._partial)
-            self._partial = b""
-        self._emit(lines)
+            self._end_partial()
         return True
+
+    def _end_partial(self) -> None:
+        """A line that never ends, or whose end does not come any more, is one too."""
+        text, self._partial = self._partial, b""
+        if text:
+            self._emit(text)
 
     def drain(self) -> None:
         """Take the last words of a process that is dead; a grandchild may hold the pipe open, so no waiting."""
@@ -142,35 +152,54 @@ class LogPump:
             before = self.count, self._partial
             if not self.pump() or (self.count, self._partial) == before:
                 break
-        if self._partial:
-            self._emit([self._partial])
-            self._partial = b""
+        self._end_partial()
 
     def since(self, number: int) -> list[tuple[int, str]]:
         """(number, text) of the kept lines after `number`."""
-        first = self.count - len(self.tail) + 1
-        return [(first + n, line) for n, line in enumerate(self.tail) if first + n > number]
+        text = b"\n".join(block for _, block in self.tail)
+        lines = text.decode("utf-8", "replace").split("\n")[-TAIL_LINES:] if self.tail else []
+        first = self.count - len(lines) + 1
+        return [(first + n, line) for n, line in enumerate(lines) if first + n > number]
 
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self.fd)
 
-    def _emit(self, lines: list[bytes]) -> None:
-        if not lines:
-            return
+    def _emit(self, text: bytes) -> None:
+        """Lines, without the end of the last one."""
         at = iso(datetime.now(UTC))
-        out = [self._logged(line[1:]) if line.startswith(_MARK) else self._framed(line, at) for line in lines]
-        for line in out[-TAIL_LINES:]:
-            self._keep(line.decode("utf-8", "replace"))
-        self.count += len(out)
-        self.sink.lines(out)
+        short = len(text) <= MAX_LINE or text.find(b"\n", 0, MAX_LINE) >= 0  # the first line; others fit into a CHUNK
+        plain = short and not text.translate(None, _PLAIN)
+        block = self._framed_block(text, at) if plain else b"\n".join(self._each(text.split(b"\n"), at))
+        lines = block.count(b"\n") + 1
+        self._keep(block, lines)
+        self.count += lines
+        self.sink.block(block, lines)
 
-    def _keep(self, text: str) -> None:
+    def _each(self, lines: list[bytes], at: str) -> list[bytes]:
+        return [self._logged(line[1:]) if line.startswith(_MARK) else self._framed(line, at) for line in lines]
+
+    def _framed_block(self, text: bytes, at: str) -> bytes:
+        """As `_framed` does line by line, for text in which only quotes need care: ten times as fast."""
+        if self.style != "json":
+            head = f"{self.job} | ".encode()
+            return head + text.replace(b"\n", b"\n" + head)
+        head, _, end = self._framed(b"?", at).partition(b"?")
+        return head + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", end + b"\n" + head) + end
+
+    def _keep(self, block: bytes, lines: int) -> None:
         """For `stellerd logs`: the last lines, as many of them as have room."""
-        self._tail_chars += len(text)
-        while self.tail and (self._tail_chars > TAIL_CHARS or len(self.tail) == TAIL_LINES):
-            self._tail_chars -= len(self.tail.popleft())
-        self.tail.append(text)
+        if lines > TAIL_LINES:
+            block, lines = b"\n".join(block.rsplit(b"\n", TAIL_LINES)[1:]), TAIL_LINES
+        self.tail.append((lines, block))
+        self._tail_lines += lines
+        self._tail_chars += len(block)
+        while len(self.tail) > 1 and (
+            self._tail_chars > TAIL_CHARS or self._tail_lines - self.tail[0][0] >= TAIL_LINES
+        ):
+            gone, old = self.tail.popleft()
+            self._tail_lines -= gone
+            self._tail_chars -= len(old)
 
     def _logged(self, line: bytes) -> bytes:
         """As it is, unless it holds what our logger never writes: anybody can print the mark."""

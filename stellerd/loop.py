@@ -34,6 +34,8 @@ class Loop:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._order = itertools.count()
+        self._removed: set[int] = set()
+        """Descriptors of which this turn's events are void: the number may be somebody else's by now."""
 
     def add(self, fd: int, callback: Callable[[int], None], events: int = IN) -> None:
         """Call `callback(events)` whenever `fd` is ready."""
@@ -48,6 +50,7 @@ class Loop:
         """Forget a descriptor, before it is closed. One that is not known is fine."""
         if self._callbacks.pop(fd, None):
             self._epoll.unregister(fd)
+            self._removed.add(fd)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call `callback()` once, `seconds` from now."""
@@ -57,10 +60,11 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for the next thing to happen and let it."""
-        for fd, events in self._epoll.poll(self._timeout()):
-            callback = self._callbacks.get(fd)  # an earlier callback of this turn may have removed it
-            if callback is not None:
-                callback(events)
+        ready = self._epoll.poll(self._timeout())
+        self._removed.clear()
+        for fd, events in ready:
+            if fd not in self._removed:
+                self._callbacks[fd](events)
         now = self.clock()
         while self._timers and self._timers[0].at <= now:
             timer = heapq.heappop(self._timers)

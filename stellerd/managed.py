@@ -98,6 +98,12 @@ class Managed:
             return f"{death}: out of memory" if oom() else f"{death}, not sent by stellerd"
         return str(death)
 
+    def state_of_death(self) -> str:
+        """What becomes of a run that its process left unfinished."""
+        if self.overdue:
+            return "timeout"
+        return "lost" if self.failure and self.failure.get("state") == "lost" else "crashed"
+
     def event_of(self, death: Death, now: float) -> Event:
         """What a death means by this job's policy."""
         if self.recycling and death.code == 0:

@@ -18,7 +18,7 @@ from stellerd.process import Death, Process
 from stellerd.signals import SignalPipe
 from stellerd.store import Store
 
-Mode = Literal["once", "check", "settings", "schema"]
+Mode = Literal["once", "check", "settings", "schema", "databases"]
 INTERRUPTED = 130
 PLUGIN_CRASHED = 70
 
@@ -96,23 +96,29 @@ class Once:
         elif self.record:
             code = INTERRUPTED if self.interrupted and self.record["state"] != "ok" else self.record["exit_code"]
             self.result = Result(code, self.record, self.record["reason"])
-        elif self.failure and not self.overdue:
+        elif self.failure and not self.overdue and not self._lost():
             code = INTERRUPTED if self.interrupted else self.failure["code"]
             self.result = Result(code, None, self.failure["reason"], self.failure.get("detail", ""))
         else:
             self.result = self._crashed(death)
 
+    def _lost(self) -> bool:
+        """Whether the process ended itself since its lease could not be proved any more."""
+        return self.failure is not None and self.failure.get("state") == "lost"
+
     def _crashed(self, death: Death) -> Result:
         """It ended without a word: the record it left open is closed here."""
         reason = f"the plugin's process ended: {death}"
         state, code = "crashed", PLUGIN_CRASHED
+        if self.failure and self._lost():
+            reason, state, code = self.failure["reason"], "lost", self.failure["code"]
         if self.overdue:
             reason, state, code = f"timeout after {format_duration(self.settings.timeout)}", "timeout", 1
         if self.interrupted:
             reason, code = "interrupted", INTERRUPTED
         if self.started is None:
             return Result(code, None, reason)
-        store = Store(self.config.state_url())
-        store.recover(self.job, reason, state, self.started["id"])
+        store = Store(self.config.state_url(), host=self.config.state.host)
+        store.recover(self.started["key"], reason, state, self.started["id"])
         record = next((run for run in store.history(self.job, 50) if run.id == self.started["id"]), None)
         return Result(code, record.to_json() if record else None, reason)

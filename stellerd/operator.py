@@ -51,14 +51,14 @@ class Operator:
             "config": str(daemon.config.file.absolute()),
             "stopping": daemon.stopping,
             "log_lines_dropped": daemon.sink.dropped,
-            "jobs": [job.to_json(daemon.loop.clock()) for job in daemon.jobs.values()],
+            "jobs": [job.to_json(daemon.loop.clock()) for job in daemon.fleet.jobs.values()],
         }
 
     def _job(self, request: Message) -> Managed:
         name = request.get("job")
-        if not isinstance(name, str) or name not in self.supervisor.jobs:
-            raise UsageError(f"no job {name!r}; there are: {', '.join(self.supervisor.jobs) or 'none'}")
-        return self.supervisor.jobs[name]
+        if not isinstance(name, str) or name not in self.supervisor.fleet.jobs:
+            raise UsageError(f"no job {name!r}; there are: {', '.join(self.supervisor.fleet.jobs) or 'none'}")
+        return self.supervisor.fleet.jobs[name]
 
     def _to_job(self, request: Message, act: Callable[[Managed], str]) -> dict[str, Any]:
         job = self._job(request)
@@ -74,25 +74,25 @@ class Operator:
         return {"lines": self._job(request).lines(since)}
 
     def _start(self, job: Managed) -> str:
-        note = self.supervisor.holds.set(job.name, stopped=False)
-        if job in self.supervisor.waiting:
-            self.supervisor.waiting.remove(job)
+        note = self.supervisor.fleet.holds.set(job.name, stopped=False)
+        if job in self.supervisor.fleet.waiting:
+            self.supervisor.fleet.waiting.remove(job)
         if job.state is State.STOPPING:
             job.restart_wanted = True
-        self.supervisor.dispatch(job, Event.START)
+        self.supervisor.fleet.dispatch(job, Event.START)
         return note
 
     def _stop(self, job: Managed) -> str:
-        if job in self.supervisor.waiting:
-            self.supervisor.waiting.remove(job)
+        if job in self.supervisor.fleet.waiting:
+            self.supervisor.fleet.waiting.remove(job)
         job.restart_wanted = False
         job.reason = ""
-        self.supervisor.dispatch(job, Event.STOP)
-        return self.supervisor.holds.set(job.name, stopped=True)
+        self.supervisor.fleet.dispatch(job, Event.STOP)
+        return self.supervisor.fleet.holds.set(job.name, stopped=True)
 
     def _restart(self, job: Managed) -> str:
-        note = self.supervisor.holds.set(job.name, stopped=False)
-        self.supervisor.restart(job)
+        note = self.supervisor.fleet.holds.set(job.name, stopped=False)
+        self.supervisor.fleet.restart(job)
         return note
 
     def _trigger(self, job: Managed) -> str:
@@ -107,7 +107,7 @@ class Operator:
         job.paused = paused
         if job.process:
             self._tell(job, "pause" if paused else "resume")
-        return self.supervisor.holds.set(job.name, paused=paused)
+        return self.supervisor.fleet.holds.set(job.name, paused=paused)
 
     @staticmethod
     def _tell(job: Managed, command: str) -> None:

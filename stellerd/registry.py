@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -27,8 +30,24 @@ class BrokenPlugin(StellerdError):
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Every installed plugin by name; nothing of it is imported."""
+    """Every installed plugin by name; nothing of it is imported.
+
+    Read again only when a folder of sys.path has changed, as it does when something is installed or removed: a
+    supervisor that restarts a job looks in vain most of the time, and a child would dirty 2 MB of shared memory.
+    """
+    return _installed(tuple((folder, _changed_ns(folder)) for folder in sys.path))
+
+
+@lru_cache(maxsize=1)
+def _installed(folders: tuple[tuple[str, int], ...]) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=GROUP))}
+
+
+def _changed_ns(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def find(name: str, where: str) -> EntryPoint:
@@ -43,13 +62,26 @@ def find(name: str, where: str) -> EntryPoint:
     return known[name]
 
 
+_spare: list[pluggy.PluginManager] = []
+
+
+def warm_up() -> None:
+    """Make the next `Loaded`'s plugin manager already now, where all children share it."""
+    _spare[:] = [_manager()]
+
+
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
 class Loaded:
     """A plugin that was imported here, with the observers that came along."""
 
     def __init__(self, name: str, where: str) -> None:
         point = find(name, where)
-        self.manager = pluggy.PluginManager(GROUP)
-        self.manager.add_hookspecs(hookspecs)
+        self.manager = _spare.pop() if _spare else _manager()
         try:
             self.manager.register(point.load(), name)
             job = self.manager.hook.stellerd_job()

@@ -10,10 +10,11 @@ from stellerd.config import Config
 
 Effect = Literal["live", "next run", "restart", "start", "stop", "daemon"]
 
-RESTARTED_BY = frozenset({"plugin", "log", "env", "cwd", "umask", "nice", "rlimits", "user"})
+RESTARTED_BY = frozenset({"plugin", "log", "concurrent", "env", "cwd", "umask", "nice", "rlimits", "user"})
 """Keys of a job that its process was forked with."""
 OF_THE_DAEMON = frozenset({"socket", "preload", "log_format", "log_file", "holds"})
 """Keys of [supervisor] that only a restart of the daemon brings."""
+_OF_THE_STATE: dict[str, Effect] = {"keep": "live", "lease": "live", "host": "daemon"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def changes(old: Config, new: Config) -> list[Change]:
         found += _entries(table, getattr(old, table), getattr(new, table), before[table], after[table])
     if old.broker != new.broker:
         found.append(Change("broker", before["broker"], after["broker"], "next run"))
-    if before["state"]["keep"] != after["state"]["keep"]:
-        found.append(Change("state.keep", before["state"]["keep"], after["state"]["keep"], "live"))
+    for key, effect in _OF_THE_STATE.items():
+        if before["state"][key] != after["state"][key]:
+            found.append(Change(f"state.{key}", before["state"][key], after["state"][key], effect))
     for job in {**before["jobs"], **after["jobs"]}:
         found += _job(job, before["jobs"].get(job), after["jobs"].get(job))
     return found

@@ -5,11 +5,13 @@ from __future__ import annotations
 import select
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from stellerd import slots
+from stellerd.claims import Claim, Held, Taken
 from stellerd.context import Context, Services
 from stellerd.errors import RateLimited, StellerdError, Unreachable
 from stellerd.job import Deferred, Done, Job, Skipped
@@ -17,9 +19,12 @@ from stellerd.keeper import Keeper
 from stellerd.limiter import Limiter
 from stellerd.secret import redact
 from stellerd.status import RunRecord, from_iso, iso
-from stellerd.store import Claim, Cursor, Held, Store, Taken
+from stellerd.store import Cursor, Store
 
 Emit = Callable[[str, dict[str, Any]], None]
+HELD_POLL_S = 1.0
+"""How often a process looks whether a job that another runs is free: one small SELECT. A stop is handed over in that
+time and a little, a dead host's run is taken over that soon after its lease."""
 _REASON_CHARS = 2000
 PLUGIN_ERROR = 70
 _LEAST_DEFERRAL = timedelta(seconds=1)  # a plugin that defers into the past shall not spin
@@ -34,6 +39,13 @@ class Plan:
     slot: datetime
     trigger: str
     why: str = ""
+    held: Held | None = None
+    """Somebody runs the job now: look again soon, a run that is lost or handed over is to be taken over."""
+
+    def to_json(self) -> dict[str, str]:
+        """For the supervisor and `stellerd next`."""
+        why = self.why or (f"runs now, {self.held}" if self.held else "")
+        return {"at": iso(self.at), "slot": iso(self.slot), "trigger": self.trigger, "why": why}
 
 
 @dataclass(frozen=True)
@@ -63,19 +75,24 @@ class Runner:
         emit: Emit,
         *,
         every: float,
+        key: str = "",
         misfire: str = "once",
         observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
         step_down: Callable[[], None] = lambda: None,
+        end: Callable[[str], None] = lambda why: None,
         alive: Callable[[], None] | None = None,
         alive_every: float = 0.0,
         attended: bool = False,
     ) -> None:
         self.name, self.job, self.settings = name, job, settings
         self.store, self.limiter, self.services = store, limiter, services
-        self.emit, self.observe, self.step_down = emit, observe, step_down
+        self.key = key or name
+        """What the store knows the job by."""
+        self.emit, self.observe, self.step_down, self.end = emit, observe, step_down, end
         self.every, self.misfire = every, misfire
         self.alive, self.alive_every = alive, alive_every
         self.attended = attended
+        self._unrecorded: Callable[[], RunRecord] | None = None
 
     # --- when
 
@@ -84,9 +101,37 @@ class Runner:
 
         Raises: Unreachable when the store is.
         """
+        self._catch_up_on_records()
         now = self.store_now()
         first = self._first_slot(now)
-        last = self.store.last_scheduled(self.name)
+        last, taken = self._last_scheduled(now)
+        held = self.store.holder(self.key) if last is not None and last.state == "running" else None
+        if held is None and (again := self._after_loss(last, first, now)):
+            return again
+        plan = self._following(last, first, now)
+        while plan.slot in taken:
+            plan = replace(plan, at=(slot := slots.slot_after(first, self.every, plan.slot)), slot=slot)
+        return replace(plan, held=held)
+
+    def _last_scheduled(self, now: datetime) -> tuple[RunRecord | None, set[datetime]]:
+        """The newest scheduled run, and later slots that were run already: by a clock that was far ahead and was set
+        back meanwhile. The job must not wait for the time that it showed."""
+        last = self.store.last_scheduled(self.key)
+        if last is None or last.slot is None or last.slot - now <= timedelta(seconds=self.every):
+            return last, set()
+        return self.store.scheduled_around(self.key, now)
+
+    def _after_loss(self, last: RunRecord | None, first: datetime, now: datetime) -> Plan | None:
+        """A slot lost with its host is tried once more, unless the next one has come already."""
+        if last is None or last.slot is None or last.state not in ("running", "lost"):
+            return None
+        if slots.slot_at(first, self.every, now) > last.slot or (
+            last.state == "lost" and not self.store.may_retry(self.key, last.slot)
+        ):
+            return None
+        return self._not_before_buckets(Plan(now, last.slot, "retry", f"its run on {last.host} was lost"))
+
+    def _following(self, last: RunRecord | None, first: datetime, now: datetime) -> Plan:
         if last is not None and last.slot is not None and last.state == "deferred" and last.not_before is not None:
             due = max(last.not_before, (last.finished_at or now) + _LEAST_DEFERRAL, now)
             return self._not_before_buckets(
@@ -102,7 +147,7 @@ class Runner:
         latest = slots.slot_at(first, self.every, now)
         if self.misfire == "once" or not slots.is_missed(latest, now):
             return Plan(now, latest, "catch-up", f"slot of {iso(slot)} was missed")
-        self.store.record(self.name, latest, "schedule", "skipped", f'missed since {iso(slot)}; misfire = "skip"')
+        self.store.record(self.key, latest, "schedule", "skipped", f'missed since {iso(slot)}; misfire = "skip"')
         following = slots.slot_after(first, self.every, now)
         return Plan(following, following, "schedule")
 
@@ -116,7 +161,7 @@ class Runner:
         return plan
 
     def _first_slot(self, now: datetime) -> datetime:
-        text = Cursor(self.store, self.name).setdefault("schedule.first_slot", iso(now.replace(microsecond=0)))
+        text = Cursor(self.store, self.key).setdefault("schedule.first_slot", iso(now.replace(microsecond=0)))
         return from_iso(text)
 
     def store_now(self) -> datetime:
@@ -131,41 +176,73 @@ class Runner:
 
         Raises: Unreachable when the store is, before or after the run.
         """
-        claim = self.store.claim(self.name, slot, "dry-run" if dry_run else trigger)
+        self._catch_up_on_records()
+        claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger)
         if not isinstance(claim, Claim):
             return claim
+        keeper = Keeper(
+            self.store, claim, lambda why: self.step_down(), self.end, alive=self.alive,
+            alive_every=self.alive_every, stubborn=self.key != self.name,
+        )  # fmt: skip
         context = Context(
             self.services, job=self.name, settings=self.settings, run_id=claim.run_id, trigger=trigger,
-            slot=slot, attempt=claim.attempt, dry_run=dry_run,
+            slot=slot, attempt=claim.attempt, dry_run=dry_run, epoch=claim.epoch, proved=keeper.proved,
         )  # fmt: skip
         at = iso(slot) if slot else None
-        started = {"id": claim.run_id, "trigger": trigger, "slot": at, "kind_of_job": self.job.kind}
+        started = {
+            "id": claim.run_id, "trigger": trigger, "slot": at, "kind_of_job": self.job.kind, "key": self.key,
+        }  # fmt: skip
         if self.alive:
             self.alive()
         self.emit("run_started", started)
         self.observe("stellerd_run_started", started)
-        with Keeper(self.store, claim, self._lost, alive=self.alive, alive_every=self.alive_every):
-            ending = self._call(context)
-            record = self._record(claim, ending, context)
+        with keeper:
+            ending = self._work(claim, context)
+        if keeper.why:
+            context.log.error("the lease could not be renewed; the run had to end", reason=keeper.why)
+        record = self._record(claim, ending, context)
         self._tell(context, record)
         return record
+
+    def _work(self, claim: Claim, context: Context) -> Ending:
+        """The plugin's part, fenced: what it writes to the store is refused once the lease is gone."""
+        self.store.run = claim
+        try:
+            ending = self._call(context)
+        finally:
+            self.store.run = None
+        if ending.state == "failed" and claim.slot is not None and self.services.wait(0):
+            reason = f"stopped before its end, to be gone on with: {ending.reason}"
+            return Ending("deferred", reason, not_before=claim.slot)
+        return ending
 
     def _record(self, claim: Claim, ending: Ending, context: Context) -> RunRecord:
         """The work is done, so a store that is away for a moment must not make it unknown.
 
         Raises: Unreachable when it stays away.
         """
-        reason = redact(ending.reason)[:_REASON_CHARS]
+        self._unrecorded = finish = partial(
+            self.store.finish, claim, ending.state, reason=redact(ending.reason)[:_REASON_CHARS],
+            counters=context.counters, code=ending.code, not_before=ending.not_before,
+        )  # fmt: skip
         for pause in _RECORD_PAUSES_S:
             try:
-                return self.store.finish(
-                    claim, ending.state, reason=reason, counters=context.counters, code=ending.code,
-                    not_before=ending.not_before,
-                )  # fmt: skip
+                record = finish()
+                self._unrecorded = None
+                return record
             except Unreachable as error:
                 context.log.warning("the run's end is not recorded yet", state=ending.state, reason=str(error))
                 select.select([], [], [], pause)
         raise Unreachable(f"run {claim.run_id} ended as {ending.state}, which could not be recorded")
+
+    def _catch_up_on_records(self) -> None:
+        """What could not be recorded while the store was away is, before anything else.
+
+        Raises: Unreachable when it still is.
+        """
+        if self._unrecorded is not None:
+            self._unrecorded()
+            self._unrecorded = None
 
     def _call(self, context: Context) -> Ending:
         """The plugin's `run`; every way out of it becomes an ending."""
@@ -178,10 +255,6 @@ class Runner:
         except (Exception, SystemExit) as error:  # noqa: BLE001  a mistake of the plugin's, logged and recorded
             context.log.error("the plugin's run raised", traceback=redact(traceback.format_exc()))
             return Ending("failed", f"{type(error).__name__}: {error}".removesuffix(": "), PLUGIN_ERROR)
-
-    def _lost(self, why: str) -> None:
-        self.services.log.error("lease lost: the run must end", reason=why)
-        self.step_down()
 
     def _tell(self, context: Context, record: RunRecord) -> None:
         fields = record.to_json()
@@ -212,7 +285,7 @@ def _ending_of(outcome: Any, context: Context) -> Ending:
 
 
 def retry_at(error: Unreachable | Held, now: datetime, failures: int) -> datetime:
-    """When to try again after the store was away (1, 2, 4 … 30 s) or while somebody holds the job (at most 5 s)."""
+    """When to try again after the store was away (1, 2, 4 … 30 s) or while somebody holds the job (HELD_POLL_S)."""
     if isinstance(error, Held):
-        return min(max(error.until, now + timedelta(seconds=0.5)), now + timedelta(seconds=5))
+        return min(max(error.until, now + timedelta(seconds=0.5)), now + timedelta(seconds=HELD_POLL_S))
     return now + timedelta(seconds=min(30.0, 2.0 ** min(failures, 5)))

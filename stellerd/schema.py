@@ -15,14 +15,18 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     UniqueConstraint,
 )
 from sqlalchemy.types import TypeDecorator
 
-VERSION = 1
+REVISION = "0003"
+"""The newest of `stellerd/migrations/versions`, which a new store has from the start."""
 metadata = MetaData()
+bookkeeping = MetaData()
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -60,7 +64,10 @@ class AnyText(TypeDecorator[str]):
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself for INTEGER only
 
-meta = Table("stellerd_meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+version = Table(  # alembic's, in its form
+    "stellerd_version", bookkeeping, Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="stellerd_version_pkc"),
+)  # fmt: skip
 
 runs = Table(
     "runs",
@@ -107,7 +114,9 @@ buckets = Table(
     Column("not_before", UtcTime),
     Column("source", Text),  # who closed it: "server" (429), "operator", "breaker"
     Column("learned_wait", Float),
-    Column("failures", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("override_rates", Text),  # an operator's, in place of the configured ones
+    Column("override_until", UtcTime),  # null: until reset
 )
 
 hits = Table(
@@ -138,4 +147,17 @@ quarantine = Table(
     Column("payload", JSON),
     Column("at", UtcTime, nullable=False),
     Index("quarantine_by_run", "run"),
+)
+
+operations = Table(  # what people did to limits, for `history`
+    "operations",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("at", UtcTime, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", AnyText, nullable=False),
+    Column("actor", AnyText, nullable=False),
+    Column("host", Text, nullable=False),
+    Index("operations_by_time", "at"),
 )

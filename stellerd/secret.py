@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -174,3 +175,16 @@ def redact(text: str) -> str:
     for value in _revealed:
         text = text.replace(value, "***")
     return text
+
+
+class RedactingStream(io.TextIOWrapper):
+    """A text stream to a descriptor, without secrets, line by line: for what a plugin or a library prints."""
+
+    def __init__(self, fd: int) -> None:
+        raw = open(fd, "wb", closefd=False)  # noqa: SIM115  for as long as the process lives
+        super().__init__(raw, "utf-8", "backslashreplace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        """Write the text without secrets; its length as it was."""
+        super().write(redact(text))
+        return len(text)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from stellerd.durations import Rate, format_duration, format_size, parse_duration, parse_rate, parse_size
 from stellerd.locate import DEFAULT_SOCKET
@@ -88,6 +101,16 @@ class StateSettings(Settings):
         description="SQLAlchemy URL; PostgreSQL when several hosts share the work.",
     )
     keep: Duration = Field(30 * 86400.0, description="How long finished runs and their quarantine are kept.")
+    lease: Duration = Field(
+        60.0,
+        description="A job of a host that died or was cut off is taken over by another after so long.",
+        ge=1,
+    )
+    host: str = Field(
+        "",
+        description='This host\'s name in records and leases, its own on each host; "": what the host calls itself.',
+        pattern=r"^[A-Za-z0-9._-]{0,253}$",
+    )
 
 
 class DatabaseSettings(Settings):
@@ -96,14 +119,51 @@ class DatabaseSettings(Settings):
     url: Secret = Field(description="SQLAlchemy URL (postgresql+psycopg://… or sqlite:///…).")
 
 
+def _one_or_more(raw: Any, info: ValidationInfo) -> tuple[Secret, ...]:
+    if raw == []:
+        raise ValueError("must name at least one broker")
+    return tuple(Secret.parse(each, info) for each in (raw if isinstance(raw, list | tuple) else [raw]))
+
+
+def _shown(secrets: tuple[Secret, ...]) -> Any:
+    return secrets[0].shown() if len(secrets) == 1 else [secret.shown() for secret in secrets]
+
+
+class Secrets(tuple[Secret, ...]):
+    """One secret or a list of them, in TOML and in `config show` alike."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        shown = core_schema.plain_serializer_function_ser_schema(_shown)
+        return core_schema.with_info_plain_validator_function(_one_or_more, serialization=shown)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        one = Secret.__get_pydantic_json_schema__(schema, handler)["anyOf"]
+        return {"anyOf": [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1}]}
+
+
 class BrokerSettings(Settings):
     """Where messages are published."""
 
-    url: Secret = Field(description="amqp://…, amqps://… or spool:///directory.")
+    url: Secrets = Field(description="amqp://…, amqps://… or spool:///directory; a list of brokers is tried in turn.")
 
 
 def _rates(raw: Any) -> Any:
     return raw if isinstance(raw, list) else [raw]
+
+
+def _wait_pattern(text: str) -> str:
+    try:
+        groups = set(re.compile(text).groupindex)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    if len(groups & {"seconds", "minutes", "hours"}) != 1:
+        raise ValueError(r"needs one group named seconds, minutes or hours, as in 'retry in (?P<minutes>\d+) min'")
+    return text
+
+
+WaitPattern = Annotated[str, AfterValidator(_wait_pattern)]
 
 
 class LimitSettings(Settings):
@@ -118,6 +178,18 @@ class LimitSettings(Settings):
         None, description="Added to each window for clocks and networks; default 2 % of it, at most 1 s."
     )
     max_learned: Duration = Field(86400.0, description="Longest wait believed when the server names one.")
+    wait_patterns: list[WaitPattern] = Field(
+        default_factory=list,
+        description="Regular expressions that find the wait in the text of a 429, tried before stellerd's own; each "
+        "has a number in a group named seconds, minutes or hours.",
+    )
+    breaker_failures: int = Field(
+        5, ge=0,
+        description="Requests without an answer (or with a 5xx) in a row after which the bucket is closed; 0: never.",
+    )  # fmt: skip
+    breaker_pause: Duration = Field(
+        60.0, description="For how long it is closed then; one probe follows, and decides.", gt=0
+    )
 
 
 class JobSettings(Settings):
@@ -129,6 +201,9 @@ class JobSettings(Settings):
     after: list[str] = Field(
         default_factory=list,
         description="Jobs that have their first try before this one: it starts once they are ready.",
+    )
+    concurrent: bool | None = Field(
+        None, description="true: every host runs it, each on its own; false: one at a time. Default: the plugin's."
     )
     misfire: Literal["once", "skip"] = Field(
         "once", description="A slot missed while nothing ran: one catch-up run, or wait for the next slot."

@@ -54,6 +54,7 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """A dictionary of JSON values; times as ISO 8601 in UTC, `seconds` and `exit_code` added."""
         return {key: _plain(value) for key, value in asdict(self).items() if key != "code"} | {
+            "job": self.job.partition("@")[0],  # "job@host" where every host runs it
             "seconds": None if self.seconds is None else round(self.seconds, 3),
             "exit_code": None if self.state == "running" else self.exit_code,
         }

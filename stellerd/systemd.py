@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
+from collections.abc import Callable
+
+_AGAIN_S = 0.05
+_UNSENT = 100
 
 
 def watchdog_interval() -> float | None:
@@ -21,15 +26,52 @@ def monotonic_usec() -> str:
 
 
 def notify(*lines: str) -> bool:
-    """Send lines such as "READY=1"; an abstract socket's name starts with "@". True when a manager was told."""
+    """Send lines such as "READY=1"; an abstract socket's name starts with "@". False: its queue is full."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return False
+        return True
     if address.startswith("@"):
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.sendto("\n".join(lines).encode(), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT, address)
-    except OSError:  # no descriptor left, the manager went away, its queue is full: never a reason to fail
+    except BlockingIOError:
         return False
+    except OSError:  # no descriptor left, the manager went away: never a reason to fail
+        return True
     return True
+
+
+class Manager:
+    """Tells the service manager in order, and again what its queue did not take: a lost READY=1 ends the daemon.
+
+    `after(seconds, callback)` sets a timer. Fifty jobs that come up at once fill the queue, which holds ten (unix(7)).
+    """
+
+    def __init__(self, after: Callable[[float, Callable[[], None]], object]) -> None:
+        self._after = after
+        self._unsent: deque[str] = deque(maxlen=_UNSENT)
+        self._waiting = False
+
+    def tell(self, *lines: str) -> None:
+        """Now or soon; of several states that could not be told yet, the last."""
+        text = "\n".join(lines)
+        if self._unsent and (self._unsent[-1] == text or (_is_status(text) and _is_status(self._unsent[-1]))):
+            self._unsent.pop()
+        self._unsent.append(text)
+        self._send()
+
+    def _send(self) -> None:
+        while self._unsent and notify(self._unsent[0]):
+            self._unsent.popleft()
+        if self._unsent and not self._waiting:
+            self._waiting = True
+            self._after(_AGAIN_S, self._again)
+
+    def _again(self) -> None:
+        self._waiting = False
+        self._send()
+
+
+def _is_status(text: str) -> bool:
+    return text.startswith("STATUS=")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,7 +45,7 @@ class Harness:
         *,
         settings: Mapping[str, Any] | None = None,
         databases: Mapping[str, str] | None = None,
-        broker: str | None = None,
+        broker: str | Sequence[str] | None = None,
         limits: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         state_url: str | None = None,
@@ -62,7 +62,7 @@ class Harness:
             "jobs": {name: {"settings": dict(settings or {})}},
         }
         if broker:
-            raw["broker"] = {"url": broker}
+            raw["broker"] = {"url": broker if isinstance(broker, str) else list(broker)}
         self.config = config.from_tables(raw, self.folder / "stellerd.toml")
         self.store = Store(self.config.state_url(), self.clock)
         self.store.create()
@@ -99,6 +99,10 @@ class Harness:
     def check(self) -> None:
         """`Job.check`; raises what it raises."""
         assembly.check(self.runner)
+
+    def database_problems(self) -> list[tuple[str, str]]:
+        """`Job.database_problems`, as `stellerd db check` asks for them."""
+        return assembly.database_problems(self.runner)
 
     def quarantined(self) -> list[dict[str, Any]]:
         """entity, key, reason and payload of what the last run put aside."""

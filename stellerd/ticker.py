@@ -11,17 +11,16 @@ import schedule
 
 from stellerd import config, log
 from stellerd.channel import Message
+from stellerd.claims import Held
 from stellerd.config import Config
 from stellerd.durations import format_size
 from stellerd.errors import ConfigError, JobFailed, Unreachable
 from stellerd.line import Line
-from stellerd.runner import Plan, Runner, retry_at
+from stellerd.runner import HELD_POLL_S, Plan, Runner, retry_at
 from stellerd.settings import JobSettings
-from stellerd.status import RunRecord, iso
-from stellerd.store import Held
+from stellerd.status import RunRecord
 
 _PRUNE_EVERY_S = 3600.0
-_HELD_RETRY_S = 5.0
 
 
 class SlotJob(schedule.Job):
@@ -40,7 +39,7 @@ class SlotJob(schedule.Job):
     @property
     def should_run(self) -> bool:
         """Whether the plan's time has come."""
-        return self.plan is not None and self.ticker.runner.store_now() >= self.plan.at
+        return self.plan is not None and not self.plan.held and self.ticker.runner.store_now() >= self.plan.at
 
     def _schedule_next_run(self) -> None:
         self.plan = self.ticker.runner.plan()
@@ -58,7 +57,7 @@ class Ticker:
         self.slot_job = SlotJob(self.scheduler, self)
         self.blocked: Unreachable | Held | None = None
         self.failures = self.runs = 0
-        self._announced: Plan | None = None
+        self._said: Any = None
         self._pruned = 0.0
 
     def serve(self) -> int:
@@ -80,13 +79,29 @@ class Ticker:
         return 0
 
     def _serve_service(self) -> int:
-        while isinstance(record := self.runner.run("service"), Held):
-            self.line.tell("trouble", {"reason": str(record)})
-            if self.line.wait(_HELD_RETRY_S):
+        while (record := self._served()) is None:
+            assert self.blocked is not None
+            now = self.runner.services.now()
+            if self.line.wait((retry_at(self.blocked, now, self.failures) - now).total_seconds()):
                 return 0
-        if isinstance(record, RunRecord) and record.state != "ok":
+        if record.state != "ok":
             raise JobFailed(record.reason)
         return 0
+
+    def _served(self) -> RunRecord | None:
+        """The record of a service's run; None while somebody else runs it or the store is away."""
+        ended: list[RunRecord] = []
+
+        def serve() -> None:
+            result = self.runner.store.holder(self.runner.key) or self.runner.run("service")
+            if isinstance(result, Held):
+                self.failures = 0
+                self._block(result)
+            elif isinstance(result, RunRecord):
+                ended.append(result)
+
+        self._guarded(serve)
+        return ended[0] if ended else None
 
     # --- when
 
@@ -103,10 +118,19 @@ class Ticker:
 
     def _block(self, by: Unreachable | Held) -> None:
         self.blocked = by
-        self.line.tell("trouble", {"reason": str(by)})
+        self.line.say_ready()  # a standby is up, and its `ready` must not wipe out why it waits
+        if self._said != str(by):  # once, not at each look
+            self._say("trouble", {"reason": str(by)}, str(by))
+
+    def _say(self, kind: str, fields: dict[str, Any], said: Any) -> None:
+        self.line.tell(kind, fields)
+        self._said = said
 
     def _due(self) -> None:
-        if self.slot_job.plan is None or self.blocked:
+        plan, runner = self.slot_job.plan, self.runner
+        if plan and plan.held and plan.at > runner.services.now() and runner.store.holder(runner.key):
+            return  # the other one's run goes on
+        if plan is None or self.blocked or plan.held:
             self.blocked = None
             self._arm()
         if self.slot_job.should_run:
@@ -130,14 +154,12 @@ class Ticker:
         plan = self.slot_job.plan
         if plan is None or not self._guarded(lambda: left.append((plan.at - self.runner.store_now()).total_seconds())):
             return 1.0
-        return left[0]
+        return min(left[0], HELD_POLL_S) if plan.held and left[0] > 0 else HELD_POLL_S if plan.held else left[0]
 
     def _announce(self) -> None:
         plan = self.slot_job.plan
-        if plan is not None and plan is not self._announced:
-            fields = {"at": iso(plan.at), "slot": iso(plan.slot), "trigger": plan.trigger, "why": plan.why}
-            self.line.tell("next_run", fields)
-            self._announced = plan
+        if plan is not None and not self.blocked and self._said != (fields := plan.to_json()):
+            self._say("next_run", fields, fields)
 
     # --- what
 
@@ -150,8 +172,9 @@ class Ticker:
         result = self.runner.run(trigger, slot)
         if isinstance(result, Held):
             self._block(result)
-        else:
+        elif isinstance(result, RunRecord):
             self.runs += 1
+            self._said = None
         if time.monotonic() - self._pruned > _PRUNE_EVERY_S:
             self.runner.store.prune(self.config.state.keep)
             self._pruned = time.monotonic()

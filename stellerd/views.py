@@ -170,18 +170,62 @@ def reloaded(changes: list[dict[str, Any]], as_json: bool) -> None:
         click.echo("nothing changed")
 
 
-def history(runs: list[dict[str, Any]], as_json: bool) -> None:
-    """Runs, newest first."""
+def history(runs: list[dict[str, Any]], operations: list[dict[str, Any]], as_json: bool) -> None:
+    """Runs and what people did to limits, newest first."""
     if as_json:
-        print_json({"runs": runs})
+        print_json({"runs": runs, "operations": operations})
         return
     table = _table("RUN", "JOB", "STATE", "TRIGGER", "STARTED", "TOOK", "COUNTERS", "REASON")
-    for run in runs:
-        took = "-" if run["seconds"] is None else short(run["seconds"])
-        started = from_iso(run["started_at"]).strftime("%Y-%m-%d %H:%M:%SZ")
-        row = [str(run["id"]), run["job"], _colored(run["state"]), run["trigger"], started, took]
-        table.add_row(*row, escape(counters(run["counters"])), _safe(run["reason"]))
+    rows = [(run["started_at"], _run_row(run)) for run in runs]
+    rows += [(done["at"], _operation_row(done)) for done in operations]
+    for _, row in sorted(rows, key=lambda dated: from_iso(dated[0]), reverse=True):
+        table.add_row(*row)
     _print(table)
+
+
+def _run_row(run: dict[str, Any]) -> list[str]:
+    took = "-" if run["seconds"] is None else short(run["seconds"])
+    row = [str(run["id"]), run["job"], _colored(run["state"]), run["trigger"], _second(run["started_at"]), took]
+    return [*row, escape(counters(run["counters"])), _safe(run["reason"])]
+
+
+def _operation_row(done: dict[str, Any]) -> list[str]:
+    who = f"{done['actor']}@{done['host']}"
+    return ["-", _safe(done["subject"]), _safe(done["action"]), _safe(who), _second(done["at"]), "-", "",
+            _safe(done["detail"])]  # fmt: skip
+
+
+def _second(text: str) -> str:
+    return from_iso(text).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def limits(buckets: list[dict[str, Any]], as_json: bool) -> None:
+    """A row for each window of each bucket."""
+    if as_json:
+        print_json({"limits": buckets})
+        return
+    table = _table("LIMIT", "RATE", "USED", "NEXT SLOT", "CLOSED UNTIL", "BREAKER", "NOTE")
+    for bucket in buckets:
+        for window in bucket["windows"]:
+            closed = f"{_moment(bucket['not_before'])} by {bucket['source']}" if bucket["not_before"] else "-"
+            slot = _moment(max(filter(None, (window["next_slot"], bucket["not_before"])), key=from_iso, default=None))
+            used = f"{window['used']:,}/{window['limit']:,}"
+            breaker = bucket["breaker"] + (f" ({bucket['failures']} failures)" if bucket["failures"] else "")
+            table.add_row(
+                _safe(bucket["bucket"]), window["rate"], used, "now" if slot == "-" else slot, _safe(closed), breaker,
+                _safe(_limit_note(bucket)),
+            )  # fmt: skip
+    _print(table)
+
+
+def _limit_note(bucket: dict[str, Any]) -> str:
+    notes = []
+    if override := bucket["override"]:
+        until = f"until {_second(override['until'])}" if override["until"] else "until reset"
+        notes.append(f"operator's rate {until}; configured: {', '.join(bucket['configured'])}")
+    if bucket["learned_wait"] is not None:
+        notes.append(f"the server last said to wait {short(bucket['learned_wait'])}")
+    return "; ".join(notes)
 
 
 def outcome(run: dict[str, Any]) -> None:
@@ -207,6 +251,21 @@ def check(file: str, rows: list[dict[str, Any]], connect: bool, as_json: bool) -
         click.echo(f"{row['job']}: {said}{'' if row['enabled'] else ' (not enabled)'}")
         if row["detail"]:
             click.echo(clean_lines(row["detail"].rstrip()))
+
+
+def databases(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """What `db check` found; the SQL that mends it stands by itself, to be copied."""
+    if as_json:
+        print_json({"databases": rows})
+        return
+    for row in rows:
+        many = len(row["problems"])
+        said = row["reason"] or ("ok" if row["ok"] else f"{many} problem{'s' if many > 1 else ''}")
+        click.echo(f"{row['of']}: {clean_lines(said)}")
+        for one in row["problems"]:
+            click.echo(f"  {clean_lines(one['problem'])}")
+            if one["sql"]:
+                click.echo("".join(f"    {line}\n" for line in str(clean_lines(one["sql"])).splitlines()), nl=False)
 
 
 def plugins(rows: list[dict[str, str]], as_json: bool) -> None:

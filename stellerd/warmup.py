@@ -5,31 +5,31 @@ Imported for its effect by `preload`, on the supervisor's side, before any job r
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import requests
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
 
-from stellerd.schema import metadata, runs
+from stellerd import hosts, queries, registry
+from stellerd.database import open_engine
+from stellerd.schema import bookkeeping, metadata
+from stellerd.statements import Statement, create_all
 
 
 def run() -> None:
-    """Compile and run a statement on SQLite in memory, compile one for PostgreSQL, prepare a request."""
-    engine = sa.create_engine("sqlite://")
+    """Compile the store's statements, use an engine on SQLite in memory, prepare a request."""
+    engine = open_engine("sqlite://", "warmup")
     with engine.begin() as connection:
-        metadata.create_all(connection)
-        connection.execute(sa.select(runs).where(runs.c.started_at < datetime.now(UTC))).all()
+        connection.execute(sa.select(sa.literal(1))).all()
     engine.dispose()
+    for backend in ("sqlite", "postgresql"):
+        create_all(metadata, backend)
+        create_all(bookkeeping, backend)
+        for statement in Statement.known:
+            if statement not in queries.TELLERS.values() or statement is queries.TELLERS[backend]:
+                statement.compiled(backend)
+    registry.warm_up()
+    hosts.machine()
     make_url("postgresql+psycopg://localhost/x").get_dialect()
-    str(
-        sa.select(runs)
-        .with_for_update()
-        .compile(
-            dialect=postgresql.dialect()  # type: ignore[no-untyped-call]
-        )
-    )
     requests.Session().prepare_request(requests.Request("GET", "http://localhost/", auth=("a", "b")))
 
 

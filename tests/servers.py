@@ -38,6 +38,7 @@ _PROGRAMS = {  # each with its Debian package, where that puts it, and the varia
     **dict.fromkeys(("initdb", "postgres"), _POSTGRES),
     **dict.fromkeys(("rabbitmq-server", "rabbitmqctl"), _RABBIT),
     "epmd": _ERLANG,
+    "pgbouncer": ("pgbouncer", "/usr/sbin", "STELLERD_TEST_PGBOUNCER_URL"),
 }
 
 
@@ -227,8 +228,8 @@ class PostgresServer(Server):
 
     def terminate_backends(self, database: str | None = None) -> int:
         """Cut the connections of clients to `database` (its name or URL), or all; returns how many."""
-        mine = "pid <> pg_backend_pid() AND backend_type = 'client backend' AND coalesce(datname = %s, true)"
-        cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}"
+        cut = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND coalesce(datname = %s, true)"""
         return len(self.execute(cut, (_database(database),)))
 
     def execute(self, sql: str, parameters: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
@@ -252,13 +253,16 @@ class RabbitServer(Server):
         self._vhosts: list[str] = []
 
     def _start(self) -> None:
-        lines = (f"listeners.tcp.1 = 127.0.0.1:{self.port}", "disk_free_limit.absolute = 50MB", "log.console = false")
-        (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "rabbitmq.conf").write_text("\n".join(self.configuration()) + "\n")
         (self.folder / "enabled_plugins").write_text("[].\n")
         shutil.rmtree(self.folder / "log", ignore_errors=True)  # _complete reads a fresh one
         epmd = [program("epmd"), "-address", "127.0.0.1", "-port", str(self.port + 2)]
         self._watched = Watched(self.folder, [[program("rabbitmq-server")], epmd], self._env(), self._quick)
         self._wait(self._complete)
+
+    def configuration(self) -> list[str]:
+        """Lines of rabbitmq.conf."""
+        return [f"listeners.tcp.1 = 127.0.0.1:{self.port}", "disk_free_limit.absolute = 50MB", "log.console = false"]
 
     def _complete(self) -> bool:
         return any("Server startup complete" in log.read_text() for log in self.folder.glob("log/*.log"))
@@ -269,10 +273,8 @@ class RabbitServer(Server):
         pairs = (item.split("=") for item in files.split())
         return super()._env() | {f"RABBITMQ_{key}": f"{self.folder}/{name}" for key, name in pairs} | {
             "RUNNING_UNDER_SYSTEMD": "true",  # makes the start script become the Erlang VM instead of waiting for it
-            "ERL_EPMD_PORT": str(self.port + 2),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": self._node(),
-            "RABBITMQ_DIST_PORT": str(self.port + 1),
+            "ERL_EPMD_PORT": str(self.port + 2), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self._node(), "RABBITMQ_DIST_PORT": str(self.port + 1),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
         }  # fmt: skip
@@ -322,17 +324,16 @@ def _database(name_or_url: str | None) -> str | None:
     return urlsplit(name_or_url).path[1:] if name_or_url and "://" in name_or_url else name_or_url
 
 
-def _version(path: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", str(path))]
-
-
 def program(name: str, places: str = "") -> str:
     """Path of a server's program: where Debian keeps it, newest version last; else in PATH if it works from there.
 
     Raises: ServerError that says what to install.
     """
     package, debian, variable = _PROGRAMS[name]
-    found = sorted(Path("/").glob(f"{places or debian}/{name}".lstrip("/")), key=_version)
+    found = sorted(
+        Path("/").glob(f"{places or debian}/{name}".lstrip("/")),
+        key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))],
+    )
     in_path = None if debian.startswith("/usr/lib/rabbitmq") else shutil.which(name)
     if not found and not in_path:
         raise ServerError(

@@ -143,3 +143,25 @@ def test_a_job_that_inherits_the_output_writes_to_it_directly(tmp_path: Path) ->
         daemon.until_job("it", lambda entry: entry["last_run"])
         until(lambda: "straight" in daemon.log_file.read_text().splitlines())
         assert daemon.ask("logs", job="it")["lines"] == []
+
+
+def test_what_a_plugin_prints_shows_no_secret_and_arrives_line_by_line(tmp_path: Path) -> None:
+    prints = job(
+        """
+        import traceback
+        print("the broker is", ctx.broker_url(), "today")
+        print("on standard error:", ctx.broker_url(), file=sys.stderr)
+        try: raise ValueError(ctx.broker_url())
+        except ValueError: traceback.print_exc()
+        os._exit(9)
+        """,
+        extra="import sys\n" + SERVICE,
+    )
+    toml = f"{HEAD}[broker]\nurl = {{ env = 'AMQP' }}\n[jobs.it]\nbackoff = '30s'\n"
+    env = {"AMQP": "amqp://alice:Tr0ub4dor@broker.example/v"}
+    with FaultDaemon(tmp_path, {"it": prints}, toml, env=env) as daemon:
+        daemon.until_state("it", "BACKOFF")
+        printed = [str(line["event"]) for line in daemon.logs() if line.get("printed")]
+    assert "the broker is *** today" in printed
+    assert sum("***" in line for line in printed) == 3
+    assert "Tr0ub4dor" not in daemon.log_file.read_text()

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from daemon import QUIET, WAITS, Daemon, alive, job, until
+from daemon import QUIET, SERVICE, WAITS, Daemon, alive, job, until
 from faults.helpers import DEAF, HEAD, FaultDaemon, jobs
 
 from stellerd.settings import CHILD_MODULES
@@ -129,9 +129,18 @@ def test_what_one_job_is_given_another_does_not_see(tmp_path: Path) -> None:
 
 
 def test_a_job_of_another_user_is_that_user_and_still_dies_with_the_daemon(tmp_path: Path) -> None:
-    tells = job("return Done({'uid': os.getuid(), 'gid': os.getgid(), 'more': len(os.getgroups())})")
+    tells = job(
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open("open/told", "w").write(f"{os.getuid()} {os.getgid()} {len(os.getgroups())}")
+        ctx.wait(0)
+        while True: time.sleep(1)
+        """,
+        extra=SERVICE,
+    )
     loaded = [*CHILD_MODULES, "encodings.ascii"]  # that user may not be able to read a root's own interpreter
     toml = f"{HEAD}preload = {loaded}\n[state]\nurl = 'sqlite:///open/state.db'\n[jobs.it]\nuser = 'nobody'\n"
+    toml += f"cwd = '{tmp_path}'\n"
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o711)
     (tmp_path / "open").mkdir()
@@ -140,11 +149,11 @@ def test_a_job_of_another_user_is_that_user_and_still_dies_with_the_daemon(tmp_p
         if os.geteuid() != 0:
             assert "only root can start a job as another user" in daemon.until_state("it", "FATAL")["reason"]
             return
-        run = daemon.until_job("it", lambda entry: entry["last_run"])["last_run"]
-        nobody = pwd.getpwnam("nobody")
-        assert (run["counters"]["uid"], run["counters"]["gid"]) == (nobody.pw_uid, nobody.pw_gid)
-        assert run["counters"]["more"] <= 1
         pid = daemon.until_state("it", "RUNNING")["pid"]
+        nobody = pwd.getpwnam("nobody")
+        uid, gid, groups = map(int, (tmp_path / "open/told").read_text().split())
+        assert (uid, gid) == (nobody.pw_uid, nobody.pw_gid)
+        assert groups <= 1
         [guardian] = set(daemon.children()) - {pid}
         os.kill(daemon.pid, signal.SIGSTOP)  # so that nobody can replace the guardian: the process dies by itself
         os.kill(guardian, signal.SIGKILL)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,7 +106,7 @@ def limiter(tmp_path: Path, clock: Clock) -> Iterator[Limiter]:
     state = Store(f"sqlite:///{tmp_path}/state.db", clock)
     state.create()
     yield Limiter(state, {"b": Limit((parse_rate("1000/1h"),), 0.0), "tight": Limit((parse_rate("2/1h"),), 0.0)})
-    state.engine.dispose()
+    state.close()
 
 
 class Client:
@@ -254,6 +255,78 @@ def test_what_a_body_says(body: str, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ("try again in 7 min", 420), ('{"message": "try again in 1,000 min"}', 60000), ("quota: 0.5h", 1800),
+        ("wait for 5 seconds", 5), ("try again in some min", None), ("wait for 5 seconds, try again in 2 min", 120),
+    ],
+)  # fmt: skip
+def test_patterns_of_the_configuration_come_first(body: str, seconds: float | None) -> None:
+    patterns = (r"again in (?P<minutes>\S+) min", r"quota: (?P<hours>[\d.]+)h")
+    assert wait_seconds(body, patterns) == seconds
+
+
+def test_a_configured_pattern_is_used(server: Server, client: Client, limiter: Limiter) -> None:
+    limiter.limits = {"b": replace(limiter.limits["b"], wait_patterns=(r"in (?P<minutes>\d+) min",))}
+    server.answer = reply(b"try again in 3 min", 429)
+    with pytest.raises(RateLimited):
+        client().get(server.url)
+    assert limiter.closed_until("b") == START + timedelta(seconds=180)
+
+
+def refused(status: int) -> Answer:
+    return reply(b"no", status)
+
+
+def hang_up(handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("answer", [hang_up, refused(503)], ids=["no answer", "503"])
+def test_failures_in_a_row_close_the_bucket(server: Server, client: Client, limiter: Limiter, answer: Answer) -> None:
+    server.answer = answer
+    for _ in range(5):
+        with pytest.raises((Unreachable, HttpStatus)):
+            client().get(server.url)
+    with pytest.raises(RateLimited, match="b: closed since the server does not answer, next slot at 2026"):
+        client().get(server.url)
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("status", [200, 404, 401])
+def test_an_answer_ends_the_row_of_failures(server: Server, client: Client, status: int) -> None:
+    for answer in (*[hang_up] * 4, refused(status), *[hang_up] * 4):
+        server.answer = answer
+        with contextlib.suppress(Unreachable, HttpStatus):
+            client().get(server.url)
+    assert len(server.requests) == 9
+
+
+def test_the_probe_after_the_pause_opens_the_bucket(
+    server: Server, client: Client, limiter: Limiter, clock: Clock
+) -> None:
+    server.answer = hang_up
+    for _ in range(5):
+        with pytest.raises(Unreachable):
+            client().get(server.url)
+    clock.advance(60)
+    server.answer = reply(b"{}")
+    server.on_request = lambda: limiter.closed_until("b")
+    client().get(server.url)
+    assert server.seen_at_request[-1] == START + timedelta(seconds=60 + 60)
+    assert limiter.closed_until("b") is None
+
+
+def test_a_process_that_was_asked_to_end_counts_no_failure(server: Server, client: Client, limiter: Limiter) -> None:
+    server.answer = reply(b"x" * 100)
+    client.stopping = True
+    for _ in range(6):
+        with pytest.raises(Unreachable, match="given up"):
+            client().get(server.url)
+    assert limiter.closed_until("b") is None
+
+
+@pytest.mark.parametrize(
     ("header", "seconds"),
     [
         ("120", 120), (" 120 ", 120), ("0", 0), (format_datetime(START + timedelta(seconds=90), usegmt=True), 90),
@@ -388,6 +461,7 @@ from stellerd.http import Http
 from stellerd.errors import BadReply
 class Open:
     def acquire(self, *args, **kwargs): pass
+    def report(self, *args, **kwargs): pass
 client = Http(Open(), "b", lambda s: False, auth=None, timeout=60, max_bytes={cap}, log=structlog.get_logger())
 client.max_bytes = 0
 try: client.get({server.url!r})

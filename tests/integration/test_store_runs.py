@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from stellerd import hosts, store
 from stellerd.errors import StellerdError, Unreachable
-from stellerd.schema import leases, meta, quarantine, runs
+from stellerd.schema import leases, quarantine, runs
 from stellerd.store import Claim, Cursor, Held, Store, Taken
 
 SLOT = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
@@ -51,7 +51,7 @@ def opened(url: str, clock: Callable[[], datetime] | None = None) -> Iterator[St
         made.create()
         yield made
     finally:
-        made.engine.dispose()
+        made.close()
 
 
 @pytest.fixture
@@ -387,7 +387,7 @@ def test_pruning_forgets_old_runs_with_their_quarantine(state: Store) -> None:
         end(state, claim)
     assert state.prune(-10) == 2
     with state.reading() as connection:
-        left = connection.execute(sa.select(quarantine.c.run)).scalars().all()
+        left = [row.run for row in connection.execute(sa.select(quarantine.c.run))]
     assert left == [run.id for run in state.history()]
 
 
@@ -419,13 +419,6 @@ def test_eight_processes_can_create_it_at_once(url: str) -> None:
         assert len(state.history()) == 8
 
 
-def test_tables_of_another_version_are_refused(url: str, state: Store) -> None:
-    with state.begin() as connection:
-        connection.execute(sa.update(meta).values(value="99"))
-    with pytest.raises(StellerdError, match="state store has version 99, this stellerd knows version 1"):
-        state.create()
-
-
 def test_a_turned_clock_is_the_time_of_every_record(url: str) -> None:
     at = datetime(2020, 1, 1, tzinfo=UTC)
     with opened(url, lambda: at) as state:
@@ -442,7 +435,7 @@ def test_postgresql_gives_its_own_time(postgres_url: str) -> None:
 
 
 def test_a_time_without_a_zone_never_reaches_the_store(state: Store) -> None:
-    with pytest.raises(sa.exc.StatementError, match="a time without a zone"), state.begin() as connection:
+    with pytest.raises(ValueError, match="a time without a zone"), state.begin() as connection:
         connection.execute(sa.select(runs).where(runs.c.slot == SLOT.replace(tzinfo=None)))
 
 
@@ -483,7 +476,7 @@ def test_a_store_that_only_reads_is_unreachable(postgres_url: str) -> None:
         with state.begin() as connection:
             name = connection.execute(sa.text("SELECT current_database()")).scalar_one()
             connection.execute(sa.text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
-        state.engine.dispose()
+        state.close()
         with pytest.raises(Unreachable, match="read-only"):
             state.renew(claim)
 

@@ -16,7 +16,7 @@ TWO = {"one": QUIET, "two": QUIET}
 
 def both_up(daemon: Daemon) -> dict[str, int]:
     """Pids of both jobs once their first run is over."""
-    return {name: daemon.until_job(name, lambda entry: entry["next_run"])["pid"] for name in TWO}
+    return {name: daemon.until_job(name, lambda entry: entry["last_run"] and entry["next_run"])["pid"] for name in TWO}
 
 
 def test_a_changed_interval_moves_the_slot_and_restarts_nobody(tmp_path: Path) -> None:

@@ -177,11 +177,11 @@ def test_a_relative_database_file_starts_from_the_configuration(url: str, absolu
     ("url", "absolute"), [("spool:///var/spool", "spool:///var/spool"), ("amqp://h/%2F", "amqp://h/%2F")]
 )
 def test_a_broker_url_stays_what_it_is(url: str, absolute: str) -> None:
-    assert parsed(f'[broker]\nurl = "{url}"').broker_url() == absolute
+    assert parsed(f'[broker]\nurl = "{url}"').broker_urls() == [absolute]
 
 
 def test_a_relative_spool_starts_from_the_configuration() -> None:
-    assert parsed('[broker]\nurl = "spool://out"').broker_url() == "spool:///etc/x/out"
+    assert parsed('[broker]\nurl = "spool://out"').broker_urls() == ["spool:///etc/x/out"]
 
 
 def test_a_relative_configuration_file_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,9 +196,22 @@ def test_a_missing_database_says_what_to_add() -> None:
         parsed().database_url("steller")
 
 
+def test_several_brokers_keep_their_order_and_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE", "amqp://u:s3cret@one")
+    loaded = parsed("[broker]\nurl = [{ env = 'ONE' }, 'amqp://two']")
+    assert loaded.broker_urls() == ["amqp://u:s3cret@one", "amqp://two"]
+    assert loaded.model_dump(mode="json")["broker"] == {"url": [{"env": "ONE"}, "amqp://two"]}
+    assert parsed("[broker]\nurl = 'amqp://one'").model_dump(mode="json")["broker"] == {"url": "amqp://one"}
+
+
+def test_a_list_of_no_brokers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"2:1: broker.url: must name at least one broker"):
+        parsed("[broker]\nurl = []")
+
+
 def test_a_missing_broker_says_what_to_add() -> None:
     with pytest.raises(ConfigError, match=r"broker: missing; add \[broker\] with a url"):
-        parsed().broker_url()
+        parsed().broker_urls()
 
 
 def test_missing_secrets_are_all_named_with_their_places(monkeypatch: pytest.MonkeyPatch) -> None:

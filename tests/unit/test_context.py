@@ -27,7 +27,7 @@ class World:
         nothing: Any = None
         return Services(
             log=structlog.get_logger(), limiter=nothing, cursor=nothing, engine=nothing,
-            broker_url=lambda: "spool:///x", wait=self.wait, progress=lambda *a: self.progress.append(a),
+            broker_urls=lambda: ["spool:///x"], wait=self.wait, progress=lambda *a: self.progress.append(a),
             quarantine=lambda *a: self.put_aside.append(a), now=lambda: NOW,
         )  # fmt: skip
 

@@ -393,3 +393,25 @@ def test_a_closed_socket_leaves_nothing(tmp_path: Path) -> None:
         made.close()
     assert not (tmp_path / "s").exists()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def listens(path: Path, barrier: threading.Barrier, winners: list[socket.socket]) -> None:
+    barrier.wait()
+    with contextlib.suppress(Unreachable):
+        winners.append(control._listen(path))
+
+
+def test_of_daemons_that_start_at_once_one_has_the_socket(tmp_path: Path) -> None:
+    for number in range(20):
+        path, barrier = tmp_path / f"{number}.sock", threading.Barrier(6)
+        winners: list[socket.socket] = []
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))  # left behind by a daemon that was killed
+        threads = [threading.Thread(target=listens, args=(path, barrier, winners)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(winners) == 1
+        assert control._answers(path)
+        winners[0].close()

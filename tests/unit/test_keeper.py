@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from stellerd.claims import Claim, boottime
 from stellerd.errors import Unreachable
 from stellerd.keeper import Keeper
-from stellerd.store import Claim
-
-CLAIM = Claim(1, "a", "me", 1, None, 1)
 
 
 class Lease:
     """A store's `renew` with answers prepared; the last one is given for ever."""
+
+    lease_s = 0.06
 
     def __init__(self, *answers: bool | Exception) -> None:
         self.answers = list(answers)
@@ -34,10 +34,15 @@ class Lease:
         return answer
 
 
+def claim(lease_s: float) -> Claim:
+    return Claim(1, "a", "me", 1, None, 1, boottime() + lease_s)
+
+
 def kept(lease: Lease, wait: Callable[[list[str]], Any], lease_s: float = 0.06, **more: Any) -> list[str]:
     lost: list[str] = []
     store: Any = lease
-    with Keeper(store, CLAIM, lost.append, lease_s, **more):
+    lease.lease_s = lease_s
+    with Keeper(store, claim(lease_s), lost.append, **more):
         wait(lost)
     return lost
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import socket
 import time
@@ -27,8 +28,9 @@ class Lines(Sink):
     def __init__(self) -> None:
         self.got: list[bytes] = []
 
-    def lines(self, lines: list[bytes]) -> None:
-        self.got += lines
+    def block(self, text: bytes, lines: int) -> None:
+        assert text.count(b"\n") == lines - 1
+        self.got += text.split(b"\n")
 
 
 class Job:
@@ -128,6 +130,28 @@ def test_printed_text_becomes_a_json_line() -> None:
     assert (row["job"], row["level"], row["event"], row["printed"]) == ("a", "info", '{"level": "error"}', True)
 
 
+ASCII = st.text(st.characters(max_codepoint=127, exclude_characters="\n\r\x1e"), max_size=20)
+
+
+@given(st.sampled_from(["json", "text"]), st.lists(ASCII, max_size=20))
+def test_plain_text_is_framed_as_any_other(style: str, lines: list[str]) -> None:
+    """A block of printable ASCII takes a faster way to the same lines."""
+    job = Job(style)
+    try:
+        text = "\n".join(lines).encode()
+        at = "2026-01-01T00:00:00Z"
+        expected = b"\n".join(job.pump._each(text.split(b"\n"), at))
+        if text.isascii() and all(line.isprintable() for line in lines):
+            assert job.pump._framed_block(text, at) == expected
+        job.prints(text + b"\n")
+        job.pump.pump()
+        framed = b"\n".join(job.sink.got)
+        assert re.sub(rb'"ts": "[^"]*"', b'"ts": "%s"' % at.encode(), framed) == expected
+    finally:
+        job.close()
+        job.pump.close()
+
+
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_a_line_that_the_job_logged_passes_as_it_is(style: str) -> None:
     line = b'{"ts": "2026", "event": "x"}' if style == "json" else b"2026 [info] x"
@@ -164,8 +188,9 @@ def test_the_last_lines_are_kept(job: Job) -> None:
     for number in range(TAIL_LINES + 50):
         job.prints(f"{number}\n".encode())
         job.pump.pump()
-    assert len(job.pump.tail) == TAIL_LINES
-    assert job.pump.tail[-1] == f"a | {TAIL_LINES + 49}"
+    kept = job.pump.since(0)
+    assert len(kept) == TAIL_LINES
+    assert kept[-1] == (TAIL_LINES + 50, f"a | {TAIL_LINES + 49}")
 
 
 def test_kept_lines_are_numbered(job: Job) -> None:
@@ -207,7 +232,7 @@ def test_drain_does_not_wait(job: Job) -> None:
 
 def test_whole_lines_go_to_a_pipe() -> None:
     read, write = os.pipe()
-    Sink(write).lines([b"one", b"two"])
+    Sink(write).block(b"one\ntwo", 2)
     assert os.read(read, 100) == b"one\ntwo\n"
     os.close(read)
     os.close(write)
@@ -266,7 +291,7 @@ def test_lines_go_to_the_end_of_a_file(tmp_path: Path) -> None:
 def test_a_full_disk_drops_and_counts() -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         sink = Sink(full.fileno())
-        sink.lines([b"one", b"two"])
+        sink.block(b"one\ntwo", 2)
         assert sink.dropped == 2
 
 

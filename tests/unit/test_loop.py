@@ -155,6 +155,31 @@ def test_a_descriptor_removed_during_the_turn_is_not_told(loop: Loop) -> None:
     assert len(told) == 1
 
 
+def test_an_event_of_a_descriptor_is_not_told_to_the_next_owner_of_its_number(loop: Loop) -> None:
+    told: list[str] = []
+    first, second = os.pipe(), os.pipe()
+    quiet = os.pipe()
+
+    def take_over(mine: int, other: int) -> None:
+        """Whichever is told first closes the other, whose number another, silent pipe gets."""
+        loop.remove(mine)
+        loop.remove(other)
+        os.dup2(quiet[0], other)
+        loop.add(other, lambda events: told.append("the next owner"))
+
+    loop.add(first[0], lambda events: take_over(first[0], second[0]))
+    loop.add(second[0], lambda events: take_over(second[0], first[0]))
+    os.write(first[1], b"x")
+    os.write(second[1], b"x")
+    loop.turn()
+    assert told == []
+    os.write(quiet[1], b"x")
+    loop.turn()
+    assert told == ["the next owner"]
+    for fd in (*first, *second, *quiet):
+        os.close(fd)
+
+
 def test_an_unknown_descriptor_can_be_removed(loop: Loop) -> None:
     loop.remove(12345)
 

@@ -187,7 +187,7 @@ def test_config_show_names_the_source_alone(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("THE_KEY", CANARY)
     text = '[state]\nurl = { env = "THE_KEY" }\n[broker]\nurl = "amqp://u:' + CANARY + '@h"\n'
     loaded = config.parse(text, tmp_path / "x.toml")
-    loaded.state_url(), loaded.broker_url()
+    loaded.state_url(), loaded.broker_urls()
     shown = loaded.model_dump_json() + repr(loaded) + str(loaded)
     assert CANARY not in shown
     assert '{"env":"THE_KEY"}' in shown

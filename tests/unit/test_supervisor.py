@@ -45,15 +45,15 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     ids=str,
 )  # fmt: skip
 def test_a_message_that_no_job_sends_kills_its_sender_alone(supervisor: Supervisor, message: dict[str, Any]) -> None:
-    job, process = supervisor.jobs["a"], Stub()
+    job, process = supervisor.fleet.jobs["a"], Stub()
     job.process = process  # type: ignore[assignment]
-    supervisor._on_message(job, message)
+    supervisor.fleet.on_message(job, message)
     assert process.killed
 
 
 @pytest.mark.parametrize("message", [{"kind": "unheard of"}, {"kind": ""}, {"kind": "_heed"}], ids=str)
 def test_a_message_that_means_nothing_changes_nothing(supervisor: Supervisor, message: dict[str, Any]) -> None:
-    job, process = supervisor.jobs["a"], Stub()
+    job, process = supervisor.fleet.jobs["a"], Stub()
     job.process = process  # type: ignore[assignment]
-    supervisor._on_message(job, message)
+    supervisor.fleet.on_message(job, message)
     assert not process.killed

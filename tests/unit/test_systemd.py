@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,18 +37,43 @@ def test_a_manager_with_an_abstract_name_is_told(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("address", ["", "/no/such/socket", "@no-such-socket", "x" * 200])
 def test_a_manager_that_is_not_there_fails_nobody(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    assert not systemd.notify("READY=1")
+    assert systemd.notify("READY=1"), "nothing to say again"
 
 
 def test_without_a_manager_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert not systemd.notify("READY=1")
+    assert systemd.notify("READY=1")
 
 
 def test_a_manager_that_does_not_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(str(tmp_path / "notify")):
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         assert not all(systemd.notify("WATCHDOG=1") for _ in range(10_000))
+
+
+def test_what_a_full_queue_does_not_take_is_told_again_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[Callable[[], None]] = []
+    manager = systemd.Manager(lambda seconds, callback: later.append(callback))
+    with listening(str(tmp_path / "notify")) as socket_of_manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        while systemd.notify("WATCHDOG=1"):
+            pass
+        for up in range(50):
+            manager.tell(f"STATUS={up} of 50 jobs up")
+        manager.tell("READY=1", "STATUS=50 of 50 jobs up")
+        manager.tell("STATUS=49 of 50 jobs up")
+        manager.tell("STOPPING=1")
+        heard = []
+        while len(heard) < 100 and "STOPPING=1" not in heard:
+            heard.append(socket_of_manager.recv(1000).decode())
+            for callback in [later.pop(0) for _ in list(later)]:
+                callback()
+    told = [text for text in heard if text != "WATCHDOG=1"]
+    assert told == [
+        "STATUS=49 of 50 jobs up", "READY=1\nSTATUS=50 of 50 jobs up", "STATUS=49 of 50 jobs up", "STOPPING=1",
+    ]  # fmt: skip
 
 
 def test_telling_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ VIEWS: dict[str, Callable[[str], None]] = {
     "status next run": lambda text: views.status(
         status(job(next_run={"at": iso(NOW), "slot": iso(NOW), "trigger": "schedule", "why": text})), False
     ),
-    "history reason": lambda text: views.history([run(reason=text)], False),
-    "history counters": lambda text: views.history([run(counters={text: 1})], False),
+    "history reason": lambda text: views.history([run(reason=text)], [], False),
+    "history counters": lambda text: views.history([run(counters={text: 1})], [], False),
     "outcome reason": lambda text: views.outcome(run(reason=text)),
     "outcome counters": lambda text: views.outcome(run(counters={text: 1})),
     "check reason": lambda text: views.check("f", [
@@ -117,7 +117,7 @@ def test_status_shows_each_job_with_what_it_does(capsys: pytest.CaptureFixture[s
 
 
 def test_history_shows_a_run_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    views.history([run(state="partial", reason="brands: no answer", counters={"new": 3})], False)
+    views.history([run(state="partial", reason="brands: no answer", counters={"new": 3})], [], False)
     line = capsys.readouterr().out.splitlines()[1]
     assert [word for word in line.split() if word in ("a", "partial", "schedule", "2.0s")] == [
         "a", "partial", "schedule", "2.0s",

@@ -1,0 +1,1 @@
+"""The state store's past: each change of its tables since the first release, for `stellerd db upgrade` (alembic)."""

@@ -1,0 +1,1 @@
+"""One module a change; its revision is the next number."""

@@ -1,0 +1,173 @@
+"""The statements of a job process's every day: constants, so that they are compiled before the fork.
+
+`of_…` parameters say which row is meant; the others are the columns' new values.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam as given
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from stellerd.schema import UtcTime, buckets, cursors, hits, leases, runs, version
+from stellerd.statements import Insert, Statement
+
+_OF_JOB = leases.c.job == given("of_job")
+_RUN = runs.c.id == given("of_run")
+_RUN_OF_JOB = runs.c.job == given("of_job")
+_STILL_MINE = _OF_JOB & (leases.c.owner == given("of_owner")) & (leases.c.epoch == given("of_epoch"))
+_ENDING = ("state", "reason", "finished_at")
+
+# Which table tells the version: "stellerd_meta" did in the first one
+TELLERS = {
+    "sqlite": Statement(
+        lambda insert: sa.text(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('stellerd_version', 'stellerd_meta')"
+        )
+    ),
+    "postgresql": Statement(
+        lambda insert: sa.text(
+            "SELECT name FROM unnest(ARRAY['stellerd_version', 'stellerd_meta']) AS name "
+            "WHERE to_regclass(name) IS NOT NULL"
+        )
+    ),
+}
+REVISION = Statement(lambda insert: sa.select(version.c.version_num))
+MAKE_REVISION = Statement(lambda insert: insert(version).on_conflict_do_nothing(), columns=["version_num"])
+CLOCK = Statement(lambda insert: sa.select(sa.func.clock_timestamp()))
+
+MAKE_LEASE = Statement(
+    lambda insert: insert(leases).on_conflict_do_nothing(), columns=[column.name for column in leases.c]
+)
+LOCK_LEASE = Statement(lambda insert: sa.select(leases).where(_OF_JOB).with_for_update())
+TAKE_LEASE = Statement(
+    lambda insert: sa.update(leases).where(_OF_JOB),
+    columns=["owner", "epoch", "expires_at", "host", "machine", "pid", "pid_started"],
+)
+LEASE = Statement(lambda insert: sa.select(leases).where(_OF_JOB))
+MY_LEASE = Statement(lambda insert: sa.select(leases.c.epoch).where(_STILL_MINE).with_for_update(read=True))
+PROLONG_LEASE = Statement(lambda insert: sa.update(leases).where(_STILL_MINE), columns=["expires_at"])
+RELEASE_LEASE = Statement(lambda insert: sa.update(leases).where(_STILL_MINE).values(owner=""), columns=["expires_at"])
+FENCE_OFF = Statement(
+    lambda insert: sa.update(leases).where(_OF_JOB).values(owner="", epoch=leases.c.epoch + 1), columns=["expires_at"]
+)
+
+_NEW_RUN = ["job", "slot", "attempt", "trigger", "state", "reason", "counters", "host", "pid", "owner", "epoch"]
+OPEN_RUN = Statement(lambda insert: insert(runs).returning(runs.c.id), columns=[*_NEW_RUN, "started_at"])
+NOTE_RUN = Statement(
+    lambda insert: insert(runs).on_conflict_do_nothing(), columns=[*_NEW_RUN, "started_at", "finished_at"]
+)
+FINISH_RUN = Statement(
+    lambda insert: sa.update(runs).where(_RUN, runs.c.state == "running"),
+    columns=[*_ENDING, "counters", "code", "not_before"],
+)
+CLOSE_RUN = Statement(lambda insert: sa.update(runs).where(_RUN), columns=_ENDING)
+LOSE_OLDER = Statement(
+    lambda insert: (
+        sa.update(runs)
+        .where(_RUN_OF_JOB, runs.c.state == "running", runs.c.epoch < given("before_epoch"))
+        .values(state="lost", reason="its lease went to another run", finished_at=given("at"))
+    )
+)
+RUN = Statement(lambda insert: sa.select(runs).where(_RUN))
+UNFINISHED = Statement(lambda insert: sa.select(runs.c.id, runs.c.owner).where(_RUN_OF_JOB, runs.c.state == "running"))
+LAST_ATTEMPT = Statement(
+    lambda insert: (
+        sa.select(runs.c.attempt, runs.c.state, runs.c.not_before)
+        .where(_RUN_OF_JOB, runs.c.slot == given("of_slot"))
+        .order_by(runs.c.attempt.desc())
+        .limit(1)
+    )
+)
+TIMES_LOST = Statement(
+    lambda insert: (
+        sa.select(sa.func.count())
+        .select_from(runs)
+        .where(_RUN_OF_JOB, runs.c.slot == given("of_slot"), runs.c.state == "lost")
+    )
+)
+LAST_SCHEDULED = Statement(
+    lambda insert: (
+        sa.select(runs)
+        .where(_RUN_OF_JOB, runs.c.slot.is_not(None))
+        .order_by(runs.c.slot.desc(), runs.c.attempt.desc())
+        .limit(1)
+    )
+)
+LAST_SCHEDULED_UNTIL = Statement(
+    lambda insert: (
+        sa.select(runs)
+        .where(_RUN_OF_JOB, runs.c.slot <= given("until"))
+        .order_by(runs.c.slot.desc(), runs.c.attempt.desc())
+        .limit(1)
+    )
+)
+SLOTS_AFTER = Statement(lambda insert: sa.select(runs.c.slot).where(_RUN_OF_JOB, runs.c.slot > given("after")))
+LAST_FINISHED = Statement(
+    lambda insert: sa.select(runs).where(_RUN_OF_JOB, runs.c.state != "running").order_by(runs.c.id.desc()).limit(1)
+)
+
+_ONE_CURSOR = (cursors.c.job == given("of_job")) & (cursors.c.key == given("of_key"))
+CURSOR = Statement(lambda insert: sa.select(cursors.c.value).where(_ONE_CURSOR))
+MAKE_CURSOR = Statement(lambda insert: insert(cursors).on_conflict_do_nothing(), columns=["job", "key", "value"])
+
+
+def _upsert_cursor(insert: Insert) -> Any:
+    made = insert(cursors)
+    return made.on_conflict_do_update(index_elements=["job", "key"], set_={"value": made.excluded.value})
+
+
+SET_CURSOR = Statement(_upsert_cursor, columns=["job", "key", "value"])
+
+_BUCKET = buckets.c.name == given("of_bucket")
+_HIT = hits.c.bucket == given("of_bucket")
+LOCK_BUCKET = Statement(lambda insert: sa.select(buckets).where(_BUCKET).with_for_update())
+BUCKET = Statement(lambda insert: sa.select(buckets).where(_BUCKET))
+MAKE_BUCKET = Statement(lambda insert: insert(buckets).on_conflict_do_nothing(), columns=["name", "rates", "failures"])
+SET_RATES = Statement(lambda insert: sa.update(buckets).where(_BUCKET), columns=["rates"])
+CLOSE_BUCKET = Statement(lambda insert: sa.update(buckets).where(_BUCKET), columns=["not_before", "source"])
+COUNT_FAILURES = Statement(lambda insert: sa.update(buckets).where(_BUCKET), columns=["failures"])
+LEARN = Statement(
+    lambda insert: sa.update(buckets).where(_BUCKET), columns=["not_before", "source", "learned_wait", "failures"]
+)
+
+
+class _Clock(FunctionElement[datetime]):
+    """The server's clock; NULL on SQLite, which has none of its own."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+
+@compiles(_Clock, "postgresql")
+def _server_clock(element: _Clock, compiler: Any, **options: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(_Clock, "sqlite")
+def _no_clock(element: _Clock, compiler: Any, **options: Any) -> str:
+    return "NULL"
+
+
+@cache
+def look(windows: int) -> Statement:
+    """now, and the newest hit but `skip_0`, `skip_1` …, one for each window of a bucket."""
+
+    def build(insert: Insert) -> Any:
+        newest = sa.select(hits.c.at).where(_HIT).order_by(hits.c.at.desc()).limit(1)
+        skips = [given(f"skip_{at}", type_=sa.Integer) for at in range(windows)]
+        nth = [newest.offset(skip).scalar_subquery().label(f"nth_{at}") for at, skip in enumerate(skips)]
+        return sa.select(_Clock().label("now"), *nth)
+
+    return Statement(build)
+
+
+for _windows in (1, 2, 3):  # the usual ones are compiled before the fork
+    look(_windows)
+FORGET_HITS = Statement(lambda insert: sa.delete(hits).where(_HIT, hits.c.at < given("before")))
+SPEND = Statement(lambda insert: insert(hits), columns=["bucket", "at"])
