@@ -25,9 +25,14 @@ def run(config: Config) -> int:
     sink = Sink(file=config.path(file) if file else None)
     log.configure(config.supervisor.log_level, style, write=sink.line)
     if config.supervisor.preload:
-        preload.preload(config.supervisor.preload, _warn)
+        preload.preload(config.supervisor.preload, _backend(config), _warn)
     gc.enable()
     return Supervisor(config, sink, style).run()
+
+
+def _backend(config: Config) -> str:
+    """Which database the state store is: no more of its URL is of interest here."""
+    return "postgresql" if config.state_url().startswith("postgres") else "sqlite"
 
 
 def _warn(module: str, why: str) -> None:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
-
-import structlog
 
 from stellerd.secret import redact
 from stellerd.texts import clean
+
+
+@contextlib.contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """For what would be imported because it is there, unless it was already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+with _absent("rich"):  # for structlog's tracebacks, which we do not show: 60 ms of each start, 3 MiB of each daemon
+    import structlog
 
 RECORD = "\x1e"
 """Starts each line that a job process logged itself, so that the parent can tell it from printed text (RFC 7464)."""
@@ -30,17 +47,42 @@ def write_to_stderr(line: str) -> None:
         data = data[os.write(2, data) :]
 
 
+class _Output:
+    """Where this process's lines go, and how they are made."""
+
+    write: Callable[[str], None] = staticmethod(write_to_stderr)
+    prefix = ""
+    manner = "", ""
+    """Level and style that logging was built for."""
+
+    def marked(self, line: str) -> str:
+        """Each line of it with the prefix."""
+        return self.prefix + line.replace("\n", f"\n{self.prefix}")
+
+
+_output = _Output()
+
+
 def configure(
     level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False
 ) -> None:
-    """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD."""
+    """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD.
+
+    A forked child that logs in its parent's manner only changes where lines go: the rest is shared memory.
+    """
+    _output.write, _output.prefix = write, RECORD if marked else ""
+    if _output.manner != (level, style) or not structlog.is_configured():
+        _output.manner = level, style
+        _build(level, style)
+
+
+def _build(level: str, style: str) -> None:
     render: Any = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
     if style != "json":
         render = structlog.dev.ConsoleRenderer(
             colors=style == "color", pad_event_to=24, timestamp_key="ts",
             exception_formatter=structlog.dev.plain_traceback,  # the default one shows local variables: secrets
         )  # fmt: skip
-    prefix = RECORD if marked else ""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -50,10 +92,10 @@ def configure(
             _in_order,
             _redacted if style == "json" else _one_line,
             render,
-            lambda logger, name, line: prefix + _tame(redact(str(line)), style).replace("\n", f"\n{prefix}"),
+            lambda logger, name, line: _output.marked(_tame(redact(str(line)), style)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *args: _Writer(write),
+        logger_factory=lambda *args: _Writer(_output.write),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Bridge()], level=max(_LEVELS[level], logging.WARNING), force=True)
@@ -61,6 +103,7 @@ def configure(
 
 def set_level(level: str) -> None:
     """Change the least severe level of this process from now on."""
+    _output.manner = level, _output.manner[1]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
 
 

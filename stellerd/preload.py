@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import os
@@ -9,12 +10,15 @@ from collections.abc import Callable
 
 from stellerd.errors import ConfigError
 
-_CHILD_SIDE = ("stellerd.child", "stellerd.warmup")
+_libc = ctypes.CDLL(None)
+_WARMUP = "stellerd.warmup"
+_CHILD_SIDE = ("stellerd.child", _WARMUP)
 
 
-def preload(modules: list[str], warn: Callable[[str, str], None]) -> None:
+def preload(modules: list[str], backend: str, warn: Callable[[str, str], None]) -> None:
     """Import what children need, so that they share it and start in milliseconds; a failure is only a warning.
 
+    `backend`: "sqlite" or "postgresql", for which of the two the children's statements are made ready.
     Raises: ConfigError when a module starts a thread.
     """
     for module in (*modules, *_CHILD_SIDE):
@@ -27,4 +31,6 @@ def preload(modules: list[str], warn: Callable[[str, str], None]) -> None:
                 f"[supervisor] preload: {module} starts a thread when it is imported, and a fork beside a thread can "
                 "deadlock the child; leave it out of preload: the job that needs it imports it for itself"
             )
+    importlib.import_module(_WARMUP).run(backend)
+    _libc.malloc_trim(0)  # holes that imports left: a child that fills one would first copy its page
     gc.freeze()  # not collected before: 1,300 objects of garbage are not worth 70 ms of each start

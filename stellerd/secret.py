@@ -20,6 +20,7 @@ _revealed: list[str] = []  # longest first: a secret may be the beginning of ano
 _SOURCES = ("env", "file", "credential")
 _LEAST_CHARS = 4  # shorter ones would blank out innocent words
 _SECRET_KEY = re.compile("pass|pwd|secret|token|key|auth|sig", re.IGNORECASE)  # of a URL's query
+_HARMLESS_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^@?#]*")
 _HOW = 'write { env = "NAME" }, { file = "path" } or { credential = "name" }'
 
 
@@ -59,7 +60,7 @@ class Secret:
         """What a person may see: the source, or the plain value when it is a URL without a password."""
         if self.source != "plain":
             return {self.source: self._value}
-        return self._value if re.fullmatch(r"[a-z][a-z0-9+.-]*://[^@?#]*", self._value) else "***"
+        return self._value if _HARMLESS_URL.fullmatch(self._value) else "***"
 
     def reveal(self) -> str:
         """The value itself. Hold it for as short as possible, put it nowhere.

@@ -7,6 +7,7 @@ import errno
 import os
 import time
 
+_libc = ctypes.CDLL(None, use_errno=True)  # once, before the fork
 _CLOCK_REALTIME = 0
 _TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _TFD_TIMER_ABSTIME, _TFD_TIMER_CANCEL_ON_SET = 1, 2
@@ -24,8 +25,7 @@ class WallTimer:
     """`fd` is readable when the time has come, and as soon as the clock was set: then look again."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd: int = self._libc.timerfd_create(_CLOCK_REALTIME, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        self.fd: int = _libc.timerfd_create(_CLOCK_REALTIME, _TFD_NONBLOCK | _TFD_CLOEXEC)
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
 
@@ -37,7 +37,7 @@ class WallTimer:
             value = _Timespec(nanoseconds // 10**9, nanoseconds % 10**9)
         spec = _Itimerspec(_Timespec(0, 0), value)
         flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
-        if self._libc.timerfd_settime(self.fd, flags, ctypes.byref(spec), None) < 0:
+        if _libc.timerfd_settime(self.fd, flags, ctypes.byref(spec), None) < 0:
             number = ctypes.get_errno()
             if number != errno.ECANCELED:  # it tells that the clock was set since the last time, and is armed anew
                 raise OSError(number, "timerfd_settime")

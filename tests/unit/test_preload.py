@@ -16,7 +16,7 @@ from stellerd import preload
 from stellerd.errors import ConfigError
 warnings = []
 try:
-    preload.preload(sys.argv[1:], lambda module, why: warnings.append((module, why)))
+    preload.preload(sys.argv[1:], "sqlite", lambda module, why: warnings.append((module, why)))
 except ConfigError as error:
     print("refused:", error)
 else:
@@ -50,7 +50,7 @@ def test_a_module_that_starts_a_thread_is_refused_by_name(tmp_path: Path) -> Non
 def test_every_statement_is_compiled_before_the_fork(backend: str) -> None:
     import stellerd.warmup
 
-    stellerd.warmup.run()
+    stellerd.warmup.run(backend)
     foreign = [statement for name, statement in queries.TELLERS.items() if name != backend]
     cold = [s for s in statements.Statement.known if backend not in s._compiled and s not in foreign]
     assert cold == []
