@@ -185,11 +185,12 @@ class Store:
         """Record how the run ended and give the lease back. A run that was fenced off meanwhile keeps its `lost`."""
         with self.begin() as connection:
             now = self.now(connection)
+            # the lease first, as everywhere: whoever takes it over at this moment wants this run's row next
+            connection.execute(queries.RELEASE_LEASE, **claim.fence(), expires_at=now)
             connection.execute(
                 queries.FINISH_RUN, of_run=claim.run_id, state=state, reason=reason, counters=counters, code=code,
                 not_before=not_before, finished_at=now,
             )  # fmt: skip
-            connection.execute(queries.RELEASE_LEASE, **claim.fence(), expires_at=now)
             return _record(connection.execute(queries.RUN, of_run=claim.run_id).one())
 
     def record(self, job: str, slot: datetime | None, trigger: str, state: str, reason: str) -> None:
