@@ -40,6 +40,7 @@ TELLERS = {
 REVISION = Statement(lambda insert: sa.select(version.c.version_num))
 MAKE_REVISION = Statement(lambda insert: insert(version).on_conflict_do_nothing(), columns=["version_num"])
 CLOCK = Statement(lambda insert: sa.select(sa.func.clock_timestamp()))
+TRY_LOCK = Statement(lambda insert: sa.select(sa.func.pg_try_advisory_xact_lock(given("of_lock"))))
 
 MAKE_LEASE = Statement(
     lambda insert: insert(leases).on_conflict_do_nothing(), columns=[column.name for column in leases.c]

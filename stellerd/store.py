@@ -12,16 +12,15 @@ import sqlalchemy as sa
 
 from stellerd import hosts, queries
 from stellerd.claims import Claim, Held, Taken, boottime
-from stellerd.durations import parse_rates
 from stellerd.errors import ConfigError, LeaseLost
-from stellerd.schema import REVISION, bookkeeping, buckets, metadata, operations, quarantine, runs, version
+from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, runs, version
 from stellerd.session import Pool, Transaction
 from stellerd.statements import INSERTS, Statement, create_all
 from stellerd.status import RunRecord
 
 LEASE_S = 60.0
 _PATIENCE_S = 10.0
-_LONG_S = 300.0  # what walks whole tables may take
+_LONG_S = 300.0  # making or changing the tables may take
 CREATE_LOCK = 7_305_812_064  # any number, the same in every stellerd
 
 
@@ -255,26 +254,6 @@ class Store:
         query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
         with self.reading() as connection:
             return [_record(row) for row in connection.execute(query.where(_of(job)) if job else query)]
-
-    def prune(self, keep_s: float) -> int:
-        """Forget finished runs older than `keep_s` seconds with their quarantine, what people did before, and grants
-        that no window counts any more; each job's newest scheduled run stays, since the slots hang on it."""
-        with self.begin(_LONG_S) as connection:
-            old = self.now(connection) - timedelta(seconds=keep_s)
-            newest = sa.select(sa.func.max(runs.c.id)).where(runs.c.slot.is_not(None)).group_by(runs.c.job)
-            gone = sa.select(runs.c.id).where(runs.c.finished_at < old, runs.c.id.not_in(newest))
-            connection.execute(sa.delete(quarantine).where(quarantine.c.run.in_(gone)))
-            connection.execute(sa.delete(operations).where(operations.c.at < old))
-            self._prune_hits(connection, keep_s)
-            return connection.execute(sa.delete(runs).where(runs.c.id.in_(gone))).rowcount
-
-    def _prune_hits(self, connection: Transaction, keep_s: float) -> None:
-        """Of buckets in use each grant does so by itself; others may come back with their rates."""
-        for bucket in connection.execute(sa.select(buckets)):
-            rates = parse_rates(bucket.rates) + parse_rates(bucket.override_rates or bucket.rates)
-            kept_s = max(keep_s, *(2 * rate.period for rate in rates))  # the margin of a window is not known here
-            before = self.now(connection) - timedelta(seconds=kept_s)
-            connection.execute(queries.FORGET_HITS, of_bucket=bucket.name, before=before)
 
     def put_aside(self, run_id: int, entity: str, key: str, reason: str, payload: Any) -> None:
         """One quarantined item."""

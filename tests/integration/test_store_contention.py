@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -12,9 +12,11 @@ import pytest
 import sqlalchemy as sa
 from daemon import until
 
-from stellerd import queries
+from stellerd import pruning, queries
 from stellerd.durations import parse_rate
 from stellerd.limiter import Limit, Limiter
+from stellerd.pruning import prune
+from stellerd.schema import quarantine, runs
 from stellerd.store import Claim, Store
 
 SLOT = datetime(2026, 3, 29, 0, 30, tzinfo=UTC)
@@ -98,3 +100,57 @@ def test_a_database_with_another_isolation_grants_no_slot_twice(
     assert asking.result() is not None
     first.close()
     second.close()
+
+
+def old_runs(store: Store, count: int) -> None:
+    """So many of `j`, each with a quarantined item, that ended long ago."""
+    row = {"job": "j", "attempt": 1, "trigger": "manual", "state": "ok", "reason": "", "counters": {}, "host": "h",
+           "pid": 1, "owner": "o", "epoch": 1, "started_at": SLOT, "finished_at": SLOT}  # fmt: skip
+    with store.begin() as connection:
+        for number in range(1, count + 1):
+            connection.execute(sa.insert(runs).values(id=number, slot=SLOT + timedelta(hours=number), **row))
+            item = {"run": number, "entity": "e", "key": "k", "reason": "r", "at": SLOT}
+            connection.execute(sa.insert(quarantine).values(item))
+
+
+def test_many_old_runs_go_in_steps_between_which_a_job_may_write(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, other = stores
+    old_runs(state, 1201)
+    written: list[int] = []
+
+    def turn_of_others(seconds: float) -> None:
+        claim = other.claim("other", None, "manual")
+        assert isinstance(claim, Claim)
+        other.finish(claim, "ok", reason="", counters={})
+        written.append(claim.run_id)
+
+    monkeypatch.setattr("time.sleep", turn_of_others)
+    assert prune(state, 3600) == 1200
+    assert len(written) == 3
+    assert len(state.history("j")) == 1
+    with state.reading() as connection:
+        assert connection.execute(sa.select(quarantine.c.run)).scalars() == [1201]
+
+
+def test_one_process_prunes_at_a_time(stores: tuple[Store, Store]) -> None:
+    state, other = stores
+    old_runs(state, 3)
+    with state.begin() as connection:
+        assert pruning._alone(connection)
+        assert prune(other, 3600) == 0
+    assert prune(other, 3600) == 2
+
+
+def test_pruning_waits_for_who_has_the_bucket(stores: tuple[Store, Store], postgres_url: str) -> None:
+    """Both delete the same old grants: without an order each could wait for the other."""
+    state, other = stores
+    limits = {"b": Limit((parse_rate("1/1s"),))}
+    Limiter(state, limits).try_acquire("b")
+    with state.begin() as holding:
+        Limiter(state, limits)._lock(holding, "b", limits["b"])
+        pruned = Aside(lambda: prune(other, 0))
+        until(lambda: waiters(postgres_url))
+        holding.execute(queries.FORGET_HITS, of_bucket="b", before=state.now(holding))
+    assert pruned.result() == 0

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from stellerd import hosts, store
 from stellerd.errors import StellerdError, Unreachable
+from stellerd.pruning import prune
 from stellerd.schema import leases, quarantine, runs
 from stellerd.store import Claim, Cursor, Held, Store, Taken
 
@@ -385,7 +386,7 @@ def test_pruning_forgets_old_runs_with_their_quarantine(state: Store) -> None:
         claim = claimed(state, SLOT + timedelta(hours=hour))
         state.put_aside(claim.run_id, "e", "k", "r", None)
         end(state, claim)
-    assert state.prune(-10) == 2
+    assert prune(state, -10) == 2
     with state.reading() as connection:
         left = [row.run for row in connection.execute(sa.select(quarantine.c.run))]
     assert left == [run.id for run in state.history()]
@@ -395,15 +396,15 @@ def test_pruning_keeps_the_newest_scheduled_run_of_each_job(state: Store) -> Non
     for job in ("a", "b"):
         for slot in (SLOT, SLOT + timedelta(hours=1), None):
             end(state, claimed(state, slot, job))
-    state.prune(-10)
+    prune(state, -10)
     assert {(run.job, run.slot) for run in state.history()} == {(j, SLOT + timedelta(hours=1)) for j in ("a", "b")}
 
 
 def test_pruning_keeps_what_runs_and_what_is_young(state: Store) -> None:
     end(state, claimed(state, None))
     claimed(state, None)
-    assert state.prune(3600) == 0
-    assert state.prune(-10) == 1
+    assert prune(state, 3600) == 0
+    assert prune(state, -10) == 1
     assert [run.state for run in state.history()] == ["running"]
 
 
