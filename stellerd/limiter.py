@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from stellerd import queries
+from stellerd.claims import boottime
 from stellerd.durations import Rate, parse_rates
 from stellerd.errors import ConfigError, RateLimited
 from stellerd.session import Transaction
@@ -28,6 +29,15 @@ _CLOSED_BY = {
 }
 BREAKER_FAILURES = 5
 BREAKER_PAUSE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The right to send one request; `spent` is the `boottime` of the grant."""
+
+    bucket: str
+    hit: int
+    spent: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class Limit:
             (r.limit, timedelta(seconds=r.period + (min(1.0, r.period * 0.02) if self.margin is None else self.margin)))
             for r in self.rates
         ]
+
+    def skew(self) -> float:
+        """The least margin, in seconds: how late a request may arrive after its slot was spent."""
+        return min(span.total_seconds() - rate.period for rate, (_, span) in zip(self.rates, self.spans(), strict=True))
 
     def longest(self) -> float:
         """Seconds of the longest window."""
@@ -81,7 +95,11 @@ class Limiter:
         `takes_s`: longest time until the outcome is told to `report`. Raises: Unreachable when the store is, LeaseLost
         when the run has lost its lease: then nothing may be sent.
         """
-        limit = self._limit(bucket)
+        answer = self._take(bucket, takes_s)
+        return None if isinstance(answer, Slot) else answer
+
+    def _take(self, bucket: str, takes_s: float) -> datetime | Slot:
+        limit, spent = self._limit(bucket), boottime()
         with self.store.fenced() as connection:
             row = self._lock(connection, bucket, limit)
             seen = look(self.store, connection, bucket, limit, row)
@@ -95,20 +113,29 @@ class Limiter:
             if seen.nth[max(seen.nth)] is not None:  # there are as many as any window counts: some may be too old
                 counted = now - max(span for _, span in limit.spans() + valid.spans())
                 connection.execute(queries.FORGET_HITS, of_bucket=bucket, before=counted)
-            connection.execute(queries.SPEND, bucket=bucket, at=now)
-            return None
+            return Slot(bucket, connection.execute(queries.SPEND, bucket=bucket, at=now).scalar_one(), spent)
 
     def acquire(
         self, bucket: str, wait: Callable[[float], bool], patience: float = PATIENCE_S, takes_s: float = 0.0
-    ) -> None:
+    ) -> Slot:
         """Spend a slot, waiting in place when the next one is at most `patience` seconds away.
 
         `wait(seconds)` sleeps and says whether to give up. Raises: RateLimited with the time of the next slot.
         """
-        while (free := self.try_acquire(bucket, takes_s)) is not None:
+        while not isinstance(free := self._take(bucket, takes_s), Slot):
             seconds = (free - self._now()).total_seconds()
             if seconds > patience or wait(max(seconds, 0.001)):
                 raise RateLimited(bucket, free, self._why(bucket, free))
+        return free
+
+    def sent(self, slot: Slot) -> None:
+        """The slot's request has left only now: if that took long, the server's window begins as much later.
+
+        Raises: Unreachable.
+        """
+        if boottime() - slot.spent > self._limit(slot.bucket).skew() / 4:
+            with self.store.begin() as connection:
+                connection.execute(queries.MOVE_HIT, of_hit=slot.hit, at=self.store.now(connection))
 
     def _why(self, bucket: str, free: datetime) -> str:
         """What keeps the bucket closed until then."""
@@ -131,8 +158,7 @@ class Limiter:
 
         Returns: when it opens (aware UTC). A shorter wait never opens it sooner than a longer one said before.
         """
-        limit = self._limit(bucket)
-        wait = limit.longest() if seconds is None else min(max(seconds, 0.0), limit.max_learned)
+        limit, wait = self._limit(bucket), self.believed(bucket, seconds)
         with self.store.begin() as connection:
             row = self._lock(connection, bucket, limit)
             until = self.store.now(connection) + timedelta(seconds=wait)
@@ -142,6 +168,11 @@ class Limiter:
                 queries.LEARN, of_bucket=bucket, not_before=until, source=SERVER, learned_wait=wait, failures=0
             )
             return until
+
+    def believed(self, bucket: str, seconds: float | None) -> float:
+        """The wait that a server named, capped; one full window for None."""
+        limit = self._limit(bucket)
+        return limit.longest() if seconds is None else min(max(seconds, 0.0), limit.max_learned)
 
     def report(self, bucket: str, *, answered: bool) -> datetime | None:
         """Count failures in a row; the last of `breaker_failures` closes the bucket for everybody (the circuit opens).

@@ -171,4 +171,5 @@ def look(windows: int) -> Statement:
 for _windows in (1, 2, 3):  # the usual ones are compiled before the fork
     look(_windows)
 FORGET_HITS = Statement(lambda insert: sa.delete(hits).where(_HIT, hits.c.at < given("before")))
-SPEND = Statement(lambda insert: insert(hits), columns=["bucket", "at"])
+SPEND = Statement(lambda insert: insert(hits).returning(hits.c.id), columns=["bucket", "at"])
+MOVE_HIT = Statement(lambda insert: sa.update(hits).where(hits.c.id == given("of_hit")), columns=["at"])
