@@ -20,6 +20,7 @@ from stellerd.status import RunRecord
 
 LEASE_S = 60.0
 _PATIENCE_S = 10.0
+_AT_ONCE_S = 0.01
 _LONG_S = 300.0  # making or changing the tables may take
 CREATE_LOCK = 7_305_812_064  # any number, the same in every stellerd
 
@@ -35,6 +36,8 @@ class Store:
     ) -> None:
         self._pool = Pool(url, "state store")
         self.clock, self.host = clock, host
+        self.uptime = boottime if clock is None and self._pool.is_sqlite else None
+        """Seconds that nobody can set, beside a clock that somebody can: this host's, where the store has none."""
         self.owner = str(uuid.uuid4())
         self.run: Claim | None = None
         """What fences the run that is on in this process."""
@@ -80,6 +83,16 @@ class Store:
             at: datetime = connection.execute(queries.CLOCK).scalar_one()
             return at.astimezone(UTC)
         return datetime.now(UTC)
+
+    def ahead(self) -> float | None:
+        """How far this host's clock is ahead of its uptime, in seconds; it changes when somebody sets the clock. None
+        where the store has a clock of its own."""
+        while self.uptime is not None:
+            before = self.uptime()
+            ahead = (self.clock() if self.clock else datetime.now(UTC)).timestamp() - before
+            if self.uptime() - before < _AT_ONCE_S:  # else this process had to wait between the two
+                return ahead
+        return None
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT of this dialect, with ON CONFLICT."""
