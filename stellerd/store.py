@@ -21,6 +21,7 @@ from stellerd.status import RunRecord
 LEASE_S = 60.0
 _PATIENCE_S = 10.0
 _AT_ONCE_S = 0.01
+_LIVES = 10
 _LONG_S = 300.0  # making or changing the tables may take
 CREATE_LOCK = 7_305_812_064  # any number, the same in every stellerd
 
@@ -39,6 +40,7 @@ class Store:
         self.uptime = boottime if clock is None and self._pool.is_sqlite else None
         """Seconds that nobody can set, beside a clock that somebody can: this host's, where the store has none."""
         self.owner = str(uuid.uuid4())
+        self._watched: dict[str, tuple[Any, float]] = {}
         self.run: Claim | None = None
         """What fences the run that is on in this process."""
         self.set_lease(lease_s)
@@ -158,7 +160,20 @@ class Store:
     def _held(self, lease: Any, now: datetime) -> Held | None:
         if lease.owner in ("", self.owner) or lease.expires_at <= now or self._owner_is_gone(lease):
             return None
-        return Held(lease.host, lease.pid, lease.expires_at)
+        return None if self._is_stale(lease, now) else Held(lease.host, lease.pid, lease.expires_at)
+
+    def _is_stale(self, lease: Any, now: datetime) -> bool:
+        """Whether a lease that ends later than any can, by a clock that was ahead, was not renewed while this process
+        looked on for ten times its life."""
+        seen = (lease.owner, lease.epoch, lease.expires_at)
+        if lease.expires_at <= now + timedelta(seconds=_LIVES * self.lease_s):
+            self._watched.pop(lease.job, None)
+            return False
+        before, since = self._watched.get(lease.job, (None, 0.0))
+        if before != seen:
+            self._watched[lease.job] = seen, boottime()
+            return False
+        return boottime() - since > _LIVES * self.lease_s
 
     def _owner_is_gone(self, lease: Any) -> bool:
         """Whether the holder was a process that can be looked up from here and is no more."""

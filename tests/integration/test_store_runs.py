@@ -297,6 +297,43 @@ def test_the_run_of_a_foreign_host_with_an_expired_lease_is_lost(state: Store, o
     assert [(run.state, run.reason) for run in other.history()] == [("lost", "its lease ran out")]
 
 
+@pytest.fixture
+def uptime(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """This machine's uptime."""
+    passed = [0.0]
+    monkeypatch.setattr(store, "boottime", lambda: passed[0])
+    return passed
+
+
+def ahead(state: Store, seconds: float = 0.0) -> None:
+    """The lease is one of a dead host elsewhere, whose clock was years ahead."""
+    far = datetime.now(UTC) + timedelta(days=900, seconds=seconds)
+    set_lease(state, machine="elsewhere/pid:[1]", expires_at=far)
+
+
+def test_a_lease_by_a_clock_that_was_years_ahead_does_not_block_for_years(
+    state: Store, other: Store, uptime: list[float]
+) -> None:
+    claimed(state)
+    ahead(state)
+    assert isinstance(other.claim("a", None, "manual"), Held)
+    uptime[0] = 599
+    assert isinstance(other.holder("a"), Held)
+    uptime[0] = 601
+    assert other.holder("a") is None
+    assert isinstance(other.claim("a", None, "manual"), Claim)
+
+
+def test_a_lease_that_is_renewed_by_a_clock_years_ahead_is_left_alone(
+    state: Store, other: Store, uptime: list[float]
+) -> None:
+    claimed(state)
+    for turn in range(50):
+        ahead(state, 20.0 * turn)
+        assert isinstance(other.holder("a"), Held)
+        uptime[0] += 20
+
+
 @pytest.mark.parametrize("machine", ["here", "elsewhere/pid:[1]"])
 def test_a_run_that_goes_on_is_left_alone(state: Store, other: Store, machine: str) -> None:
     claim = claimed(state)
