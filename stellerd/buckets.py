@@ -89,14 +89,15 @@ class Buckets:
         configured = self.limits.get(name) or Limit(parse_rates(row.rates))
         seen = look(self.store, connection, name, configured, row)
         limit = configured.in_force(row, seen.now)
-        closed = row is not None and row.not_before is not None and row.not_before > seen.now
-        free = seen.next_free(limit, row.not_before if row else None)
+        not_before = seen.not_before
+        closed = not_before is not None and not_before > seen.now
+        free = seen.next_free(limit)
         windows = zip(limit.rates, limit.spans(), strict=True)
         return {
             "bucket": name,
             "windows": [_window(connection, name, rate, span, seen) for rate, (_, span) in windows],
             "next_slot": iso(free) if free is not None and free > seen.now else None,
-            "not_before": iso(row.not_before) if closed else None,
+            "not_before": _iso(not_before) if closed else None,
             "source": row.source if closed else None,
             "learned_wait": row.learned_wait if row else None,
             "breaker": _breaker(row, closed=closed),

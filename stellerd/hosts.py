@@ -13,13 +13,18 @@ from typing import Any
 
 
 @functools.cache
+def boot() -> str:
+    """An identity of the time since this kernel was started."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+@functools.cache
 def machine(name: str = "") -> str:
     """An identity in which a pid means something: one boot of one kernel, one pid namespace.
 
     Two names on one machine are two hosts: then the lease alone counts between them.
     """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}/{os.readlink('/proc/self/ns/pid')}{f'/{name}' if name else ''}"
+    return f"{boot()}/{os.readlink('/proc/self/ns/pid')}{f'/{name}' if name else ''}"
 
 
 def this_host(name: str = "") -> str:

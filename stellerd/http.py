@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ import requests
 import urllib3
 
 from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable
-from stellerd.limiter import Limiter
+from stellerd.limiter import Limiter, Slot
 from stellerd.secret import Secret
 
 CONNECT_TIMEOUT_S = 15.0
@@ -28,8 +28,10 @@ PATIENCE_S = 10.0
 """A slot nearer than this is waited for in place; a later one raises RateLimited."""
 _CHUNK = 256 * 1024
 _ERROR_BODY = 64 * 1024
-_WAIT_FOR = re.compile(r"wait\s+for\s+(\d[\d,]{0,15}(?:\.\d+)?)\s*(second|minute|hour)?", re.IGNORECASE)
+_WAIT_FOR = re.compile(r"wait\s+for\s+(\d[\d,]{0,15}(?:\.\d+)?)\s*(min|m\b|hour|hrs?\b|h\b)?", re.IGNORECASE)
 _UNIT = {"second": 1, "minute": 60, "hour": 3600}
+_SHORT = {"": 1, "m": 60, "h": 3600}
+"""By the first letter; what is no minute and no hour is taken for seconds."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class Http:
         _check_url(url)
         credentials = self._credentials()
         takes_s = CONNECT_TIMEOUT_S + self.timeout
-        self.limiter.acquire(self.bucket, self.wait, patience=PATIENCE_S, takes_s=takes_s)
+        slot = self.limiter.acquire(self.bucket, self.wait, patience=PATIENCE_S, takes_s=takes_s)
         try:
-            reply = self._send(url, params, headers, credentials)
+            reply = self._send(url, params, headers, credentials, lambda: self._sent(slot))
         except Unreachable:
             if not self.wait(0):  # a process that was asked to end gives up by itself
                 self._report(answered=False)
@@ -85,6 +87,12 @@ class Http:
         self._report(answered=True)
         return reply
 
+    def _sent(self, slot: Slot) -> None:
+        try:
+            self.limiter.sent(slot)
+        except Unreachable as error:
+            self.log.warning("a request left late, which is not recorded", bucket=self.bucket, reason=str(error))
+
     def _report(self, *, answered: bool) -> None:
         """For the circuit breaker; what became of the request is known, whether or not this can be recorded."""
         try:
@@ -96,14 +104,19 @@ class Http:
             self.log.error("no answers: circuit opened", bucket=self.bucket, not_before=until.isoformat())
 
     def _send(
-        self, url: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, credentials: Any
+        self,
+        url: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        credentials: Any,
+        sent: Callable[[], None],
     ) -> Reply:
         deadline = time.monotonic() + self.timeout
         name = _name(url)
         try:
             with requests.Session() as session:
-                session.mount("https://", _InTime())
-                session.mount("http://", _InTime())
+                session.mount("https://", _InTime(sent))
+                session.mount("http://", _InTime(sent))
                 session.trust_env = False  # no ~/.netrc, no proxy that nobody configured
                 response = session.get(
                     url,
@@ -165,10 +178,14 @@ class Http:
             return ""  # the status alone says enough; a 429 must be learned whatever becomes of its body
 
     def _learn(self, headers: Mapping[str, str], text: str) -> RateLimited:
-        seconds = retry_after(headers.get("Retry-After"), datetime.now(UTC))
+        seconds = retry_after(headers.get("Retry-After"), _date(headers.get("Date")) or datetime.now(UTC))
         if seconds is None:
             seconds = wait_seconds(text, self.limiter.patterns(self.bucket))
-        until = self.limiter.learn(self.bucket, seconds)
+        try:
+            until = self.limiter.learn(self.bucket, seconds)
+        except Unreachable as error:  # at least this job waits for so long
+            self.log.warning("a wait that others do not learn of", bucket=self.bucket, reason=str(error))
+            until = datetime.now(UTC) + timedelta(seconds=self.limiter.believed(self.bucket, seconds))
         self.log.warning("server says 429", bucket=self.bucket, wait_s=seconds, not_before=until.isoformat())
         return RateLimited(self.bucket, until, "the server answered 429")
 
@@ -178,9 +195,12 @@ class _HeadersInTime:
 
     timeout: float
     sock: socket.socket
+    sent: Callable[[], None]
+    """Called once the request has left."""
 
     def getresponse(self) -> Any:
         """What it says. Raises: TimeoutError."""
+        self.sent()
         late = threading.Event()
         guard = threading.Timer(self.timeout, _shut, (self.sock, late))
         guard.daemon = True
@@ -208,34 +228,46 @@ class _Https(_HeadersInTime, urllib3.connection.HTTPSConnection):  # type: ignor
     pass
 
 
-class _HttpPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Http  # type: ignore[assignment]
-
-
-class _HttpsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _Https  # type: ignore[assignment]
-
-
 class _InTime(requests.adapters.HTTPAdapter):
-    """Connections whose headers have a deadline."""
+    """Connections whose headers have a deadline; `sent` is called once a request has left."""
+
+    def __init__(self, sent: Callable[[], None]) -> None:
+        self.sent = sent
+        super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """See the library."""
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": self._pool(urllib3.HTTPConnectionPool, _Http),
+            "https": self._pool(urllib3.HTTPSConnectionPool, _Https),
+        }
+
+    def _pool(self, pool: type, connection: type) -> type:
+        own = type(connection.__name__, (connection,), {"sent": staticmethod(self.sent)})
+        return type(pool.__name__, (pool,), {"ConnectionCls": own})
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds named by a Retry-After header (RFC 9110 section 10.2.3: seconds or an HTTP date); None if unreadable."""
+    """Seconds named by a Retry-After header (RFC 9110 section 10.2.3: seconds or an HTTP date); None if unreadable.
+
+    `now`: the server's time, by its Date header: its clock and ours may differ.
+    """
     if not value:
         return None
     if value.strip().isdecimal():
         return float(value)
+    at = _date(value)
+    return None if at is None else max(0.0, (at - now).total_seconds())
+
+
+def _date(value: str | None) -> datetime | None:
+    """An HTTP date; None if there is none or it cannot be read."""
     try:
-        at = email.utils.parsedate_to_datetime(value)
+        at = email.utils.parsedate_to_datetime(value) if value else None
     except ValueError:
         return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+    return at and at.replace(tzinfo=at.tzinfo or UTC)
 
 
 def wait_seconds(body: str, patterns: Iterable[str] = ()) -> float | None:
@@ -249,7 +281,7 @@ def wait_seconds(body: str, patterns: Iterable[str] = ()) -> float | None:
             with contextlib.suppress(TypeError, ValueError):  # a group that took part in nothing, or took no number
                 return float(number.replace(",", "")) * _UNIT[unit.removesuffix("s")]
     match = _WAIT_FOR.search(text)
-    return float(match[1].replace(",", "")) * _UNIT[(match[2] or "second").lower()] if match else None
+    return float(match[1].replace(",", "")) * _SHORT[(match[2] or "")[:1].lower()] if match else None
 
 
 def _text_of(body: str) -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from stellerd import queries
+from stellerd import clockstep, queries
+from stellerd.claims import boottime
 from stellerd.durations import Rate, parse_rates
 from stellerd.errors import ConfigError, RateLimited
 from stellerd.session import Transaction
 from stellerd.store import Store
 
 PATIENCE_S = 10.0
+_REMEMBERED_S, _FEW = 86400.0, 10_000
 MAX_LEARNED_S = 86400.0
 SERVER, BREAKER, OPERATOR = "server", "breaker", "operator"
 """Who closed a bucket: a 429, failures in a row, a person."""
@@ -28,6 +30,15 @@ _CLOSED_BY = {
 }
 BREAKER_FAILURES = 5
 BREAKER_PAUSE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The right to send one request; `spent` is the `boottime` of the grant."""
+
+    bucket: str
+    hit: int
+    spent: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,15 @@ class Limit:
             (r.limit, timedelta(seconds=r.period + (min(1.0, r.period * 0.02) if self.margin is None else self.margin)))
             for r in self.rates
         ]
+
+    def skew(self) -> float:
+        """The least margin, in seconds: how late a request may arrive after its slot was spent."""
+        return min(span.total_seconds() - rate.period for rate, (_, span) in zip(self.rates, self.spans(), strict=True))
+
+    def remembered(self) -> timedelta:
+        """How long grants are kept even if no window of ours counts them, while they are few: those of another
+        process's configuration, or of tomorrow's, may be longer."""
+        return timedelta(seconds=min(_REMEMBERED_S, max(_FEW * rate.period / rate.limit for rate in self.rates)))
 
     def longest(self) -> float:
         """Seconds of the longest window."""
@@ -81,34 +101,50 @@ class Limiter:
         `takes_s`: longest time until the outcome is told to `report`. Raises: Unreachable when the store is, LeaseLost
         when the run has lost its lease: then nothing may be sent.
         """
-        limit = self._limit(bucket)
+        answer = self._take(bucket, takes_s)
+        return None if isinstance(answer, Slot) else answer
+
+    def _take(self, bucket: str, takes_s: float) -> datetime | Slot:
+        limit, spent = self._limit(bucket), boottime()
         with self.store.fenced() as connection:
             row = self._lock(connection, bucket, limit)
             seen = look(self.store, connection, bucket, limit, row)
             now, valid = seen.now, limit.in_force(row, seen.now)
-            free = seen.next_free(valid, row.not_before)
+            free = seen.next_free(valid)
             if free is not None and free > now:
+                if seen.wrong_clock:
+                    clockstep.pull_back(connection, row, now, seen.not_before)
                 return free
             if row.source == BREAKER:  # half-open: this is the one probe; whoever comes meanwhile waits
                 until = now + timedelta(seconds=max(limit.breaker_pause, takes_s))
                 connection.execute(queries.CLOSE_BUCKET, of_bucket=bucket, not_before=until, source=BREAKER)
             if seen.nth[max(seen.nth)] is not None:  # there are as many as any window counts: some may be too old
-                counted = now - max(span for _, span in limit.spans() + valid.spans())
-                connection.execute(queries.FORGET_HITS, of_bucket=bucket, before=counted)
-            connection.execute(queries.SPEND, bucket=bucket, at=now)
-            return None
+                spans = limit.spans() + valid.spans() + Limit(parse_rates(row.rates)).spans()
+                kept = max(limit.remembered(), *(span for _, span in spans))
+                connection.execute(queries.FORGET_HITS, of_bucket=bucket, before=now - kept)
+            return Slot(bucket, connection.execute(queries.SPEND, bucket=bucket, at=now).scalar_one(), spent)
 
     def acquire(
         self, bucket: str, wait: Callable[[float], bool], patience: float = PATIENCE_S, takes_s: float = 0.0
-    ) -> None:
+    ) -> Slot:
         """Spend a slot, waiting in place when the next one is at most `patience` seconds away.
 
         `wait(seconds)` sleeps and says whether to give up. Raises: RateLimited with the time of the next slot.
         """
-        while (free := self.try_acquire(bucket, takes_s)) is not None:
+        while not isinstance(free := self._take(bucket, takes_s), Slot):
             seconds = (free - self._now()).total_seconds()
             if seconds > patience or wait(max(seconds, 0.001)):
                 raise RateLimited(bucket, free, self._why(bucket, free))
+        return free
+
+    def sent(self, slot: Slot) -> None:
+        """The slot's request has left only now: if that took long, the server's window begins as much later.
+
+        Raises: Unreachable.
+        """
+        if boottime() - slot.spent > self._limit(slot.bucket).skew() / 4:
+            with self.store.begin() as connection:
+                connection.execute(queries.MOVE_HIT, of_hit=slot.hit, at=self.store.now(connection))
 
     def _why(self, bucket: str, free: datetime) -> str:
         """What keeps the bucket closed until then."""
@@ -123,7 +159,7 @@ class Limiter:
         with self.store.reading() as connection:
             row = connection.execute(queries.BUCKET, of_bucket=bucket).first()
             seen = look(self.store, connection, bucket, limit, row)
-            free = seen.next_free(limit.in_force(row, seen.now), row.not_before if row else None)
+            free = seen.next_free(limit.in_force(row, seen.now))
             return free if free is not None and free > seen.now else None
 
     def learn(self, bucket: str, seconds: float | None) -> datetime:
@@ -131,8 +167,7 @@ class Limiter:
 
         Returns: when it opens (aware UTC). A shorter wait never opens it sooner than a longer one said before.
         """
-        limit = self._limit(bucket)
-        wait = limit.longest() if seconds is None else min(max(seconds, 0.0), limit.max_learned)
+        limit, wait = self._limit(bucket), self.believed(bucket, seconds)
         with self.store.begin() as connection:
             row = self._lock(connection, bucket, limit)
             until = self.store.now(connection) + timedelta(seconds=wait)
@@ -142,6 +177,11 @@ class Limiter:
                 queries.LEARN, of_bucket=bucket, not_before=until, source=SERVER, learned_wait=wait, failures=0
             )
             return until
+
+    def believed(self, bucket: str, seconds: float | None) -> float:
+        """The wait that a server named, capped; one full window for None."""
+        limit = self._limit(bucket)
+        return limit.longest() if seconds is None else min(max(seconds, 0.0), limit.max_learned)
 
     def report(self, bucket: str, *, answered: bool) -> datetime | None:
         """Count failures in a row; the last of `breaker_failures` closes the bucket for everybody (the circuit opens).
@@ -184,7 +224,7 @@ class Limiter:
             row = connection.execute(queries.LOCK_BUCKET, of_bucket=bucket).one()
         if row.rates != rates:
             connection.execute(queries.SET_RATES, of_bucket=bucket, rates=rates)
-        return row
+        return clockstep.follow(self.store, connection, row)
 
     def _now(self) -> datetime:
         with self.store.reading() as connection:
@@ -193,14 +233,17 @@ class Limiter:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at a bucket's grants: the n-th newest, for each n that a window allows."""
+    """One look at a bucket: the n-th newest grant, for each n that a window allows, and until when it is closed."""
 
     now: datetime
     nth: Mapping[int, datetime | None]
+    not_before: datetime | None
+    wrong_clock: bool
+    """Something in the store is later than it can be; here it is not."""
 
-    def next_free(self, limit: Limit, not_before: datetime | None) -> datetime | None:
+    def next_free(self, limit: Limit) -> datetime | None:
         """The first moment at which every window has room and nobody closed the bucket; None: any time."""
-        moments = [] if not_before is None else [not_before]
+        moments = [] if self.not_before is None else [self.not_before]
         moments += [nth + span for count, span in limit.spans() if (nth := self.nth[count]) is not None]
         return max(moments, default=None)
 
@@ -210,7 +253,18 @@ def look(store: Store, connection: Transaction, bucket: str, limit: Limit, row: 
     rates = limit.rates + (parse_rates(row.override_rates) if row and row.override_rates else ())
     counts = sorted({rate.limit for rate in rates})
     skips = {f"skip_{at}": count - 1 for at, count in enumerate(counts)}
-    now, *nth = connection.execute(queries.look(len(counts)), of_bucket=bucket, **skips).one()
+    now, *found = connection.execute(queries.look(len(counts)), of_bucket=bucket, **skips).one()
     if store.clock is not None or now is None:
         now = store.now(connection)
-    return Look(now, dict(zip(counts, nth, strict=True)))
+    moved = clockstep.step(store, row)
+    told = [at and at + moved for at in found], row.not_before + moved if row and row.not_before else None
+    real = [clockstep.at_most(at, now) for at in told[0]], clockstep.at_most(told[1], _latest(limit, row, now))
+    return Look(now, dict(zip(counts, real[0], strict=True)), real[1], wrong_clock=real != told)
+
+
+def _latest(limit: Limit, row: Any, now: datetime) -> datetime:
+    """Until when the bucket can be closed at most, by who closed it."""
+    if row is None or row.source == OPERATOR:
+        return datetime.max.replace(tzinfo=UTC)
+    longest = max(limit.max_learned, limit.breaker_pause, MAX_LEARNED_S)
+    return now + timedelta(seconds=row.learned_wait if row.source == SERVER and row.learned_wait else longest)

@@ -40,6 +40,7 @@ TELLERS = {
 REVISION = Statement(lambda insert: sa.select(version.c.version_num))
 MAKE_REVISION = Statement(lambda insert: insert(version).on_conflict_do_nothing(), columns=["version_num"])
 CLOCK = Statement(lambda insert: sa.select(sa.func.clock_timestamp()))
+TRY_LOCK = Statement(lambda insert: sa.select(sa.func.pg_try_advisory_xact_lock(given("of_lock"))))
 
 MAKE_LEASE = Statement(
     lambda insert: insert(leases).on_conflict_do_nothing(), columns=[column.name for column in leases.c]
@@ -169,5 +170,9 @@ def look(windows: int) -> Statement:
 
 for _windows in (1, 2, 3):  # the usual ones are compiled before the fork
     look(_windows)
+HITS = Statement(lambda insert: sa.select(hits.c.id, hits.c.at).where(_HIT))
+SET_CLOCK = Statement(lambda insert: sa.update(buckets).where(_BUCKET), columns=["boot", "ahead", "not_before"])
+PULL_BACK_HITS = Statement(lambda insert: sa.update(hits).where(_HIT, hits.c.at > given("now")), columns=["at"])
 FORGET_HITS = Statement(lambda insert: sa.delete(hits).where(_HIT, hits.c.at < given("before")))
-SPEND = Statement(lambda insert: insert(hits), columns=["bucket", "at"])
+SPEND = Statement(lambda insert: insert(hits).returning(hits.c.id), columns=["bucket", "at"])
+MOVE_HIT = Statement(lambda insert: sa.update(hits).where(hits.c.id == given("of_hit")), columns=["at"])

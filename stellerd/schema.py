@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest of `stellerd/migrations/versions`, which a new store has from the start."""
 metadata = MetaData()
 bookkeeping = MetaData()
@@ -117,6 +117,8 @@ buckets = Table(
     Column("failures", Integer, nullable=False),  # in a row
     Column("override_rates", Text),  # an operator's, in place of the configured ones
     Column("override_until", UtcTime),  # null: until reset
+    Column("boot", Text),  # of the machine whose clock was last granted by, where the store has none of its own
+    Column("ahead", Float),  # that clock then, in seconds from the machine's uptime
 )
 
 hits = Table(

@@ -12,6 +12,10 @@ from stellerd import database
 from stellerd.errors import Unreachable
 from stellerd.statements import Compiled, Statement, dialect_of
 
+# said in full, since a database or a role may have another default: with a snapshot from before it waited for a lock, a
+# transaction would not see what the one it waited for has done
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
 
 class Result:
     """The rows of one statement; all of them were read already."""
@@ -155,7 +159,7 @@ class Pool:
             return
         connection.patience_s = patience_s
         limits = ("statement_timeout", "idle_in_transaction_session_timeout") if writes else ()
-        connection.execute("BEGIN" + "".join(f"; SET LOCAL {limit} = {int(patience_s * 1000)}" for limit in limits))
+        connection.execute(_BEGIN + "".join(f"; SET LOCAL {limit} = {int(patience_s * 1000)}" for limit in limits))
 
     def take(self) -> Any:
         """A kept connection, or None."""

@@ -12,16 +12,17 @@ import sqlalchemy as sa
 
 from stellerd import hosts, queries
 from stellerd.claims import Claim, Held, Taken, boottime
-from stellerd.durations import parse_rates
 from stellerd.errors import ConfigError, LeaseLost
-from stellerd.schema import REVISION, bookkeeping, buckets, metadata, operations, quarantine, runs, version
+from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, runs, version
 from stellerd.session import Pool, Transaction
 from stellerd.statements import INSERTS, Statement, create_all
 from stellerd.status import RunRecord
 
 LEASE_S = 60.0
 _PATIENCE_S = 10.0
-_LONG_S = 300.0  # what walks whole tables may take
+_AT_ONCE_S = 0.01
+_LIVES = 10
+_LONG_S = 300.0  # making or changing the tables may take
 CREATE_LOCK = 7_305_812_064  # any number, the same in every stellerd
 
 
@@ -36,7 +37,10 @@ class Store:
     ) -> None:
         self._pool = Pool(url, "state store")
         self.clock, self.host = clock, host
+        self.uptime = boottime if clock is None and self._pool.is_sqlite else None
+        """Seconds that nobody can set, beside a clock that somebody can: this host's, where the store has none."""
         self.owner = str(uuid.uuid4())
+        self._watched: dict[str, tuple[Any, float]] = {}
         self.run: Claim | None = None
         """What fences the run that is on in this process."""
         self.set_lease(lease_s)
@@ -81,6 +85,16 @@ class Store:
             at: datetime = connection.execute(queries.CLOCK).scalar_one()
             return at.astimezone(UTC)
         return datetime.now(UTC)
+
+    def ahead(self) -> float | None:
+        """How far this host's clock is ahead of its uptime, in seconds; it changes when somebody sets the clock. None
+        where the store has a clock of its own."""
+        while self.uptime is not None:
+            before = self.uptime()
+            ahead = (self.clock() if self.clock else datetime.now(UTC)).timestamp() - before
+            if self.uptime() - before < _AT_ONCE_S:  # else this process had to wait between the two
+                return ahead
+        return None
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT of this dialect, with ON CONFLICT."""
@@ -146,7 +160,20 @@ class Store:
     def _held(self, lease: Any, now: datetime) -> Held | None:
         if lease.owner in ("", self.owner) or lease.expires_at <= now or self._owner_is_gone(lease):
             return None
-        return Held(lease.host, lease.pid, lease.expires_at)
+        return None if self._is_stale(lease, now) else Held(lease.host, lease.pid, lease.expires_at)
+
+    def _is_stale(self, lease: Any, now: datetime) -> bool:
+        """Whether a lease that ends later than any can, by a clock that was ahead, was not renewed while this process
+        looked on for ten times its life."""
+        seen = (lease.owner, lease.epoch, lease.expires_at)
+        if lease.expires_at <= now + timedelta(seconds=_LIVES * self.lease_s):
+            self._watched.pop(lease.job, None)
+            return False
+        before, since = self._watched.get(lease.job, (None, 0.0))
+        if before != seen:
+            self._watched[lease.job] = seen, boottime()
+            return False
+        return boottime() - since > _LIVES * self.lease_s
 
     def _owner_is_gone(self, lease: Any) -> bool:
         """Whether the holder was a process that can be looked up from here and is no more."""
@@ -185,11 +212,12 @@ class Store:
         """Record how the run ended and give the lease back. A run that was fenced off meanwhile keeps its `lost`."""
         with self.begin() as connection:
             now = self.now(connection)
+            # the lease first, as everywhere: whoever takes it over at this moment wants this run's row next
+            connection.execute(queries.RELEASE_LEASE, **claim.fence(), expires_at=now)
             connection.execute(
                 queries.FINISH_RUN, of_run=claim.run_id, state=state, reason=reason, counters=counters, code=code,
                 not_before=not_before, finished_at=now,
             )  # fmt: skip
-            connection.execute(queries.RELEASE_LEASE, **claim.fence(), expires_at=now)
             return _record(connection.execute(queries.RUN, of_run=claim.run_id).one())
 
     def record(self, job: str, slot: datetime | None, trigger: str, state: str, reason: str) -> None:
@@ -254,26 +282,6 @@ class Store:
         query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
         with self.reading() as connection:
             return [_record(row) for row in connection.execute(query.where(_of(job)) if job else query)]
-
-    def prune(self, keep_s: float) -> int:
-        """Forget finished runs older than `keep_s` seconds with their quarantine, what people did before, and grants
-        that no window counts any more; each job's newest scheduled run stays, since the slots hang on it."""
-        with self.begin(_LONG_S) as connection:
-            old = self.now(connection) - timedelta(seconds=keep_s)
-            newest = sa.select(sa.func.max(runs.c.id)).where(runs.c.slot.is_not(None)).group_by(runs.c.job)
-            gone = sa.select(runs.c.id).where(runs.c.finished_at < old, runs.c.id.not_in(newest))
-            connection.execute(sa.delete(quarantine).where(quarantine.c.run.in_(gone)))
-            connection.execute(sa.delete(operations).where(operations.c.at < old))
-            self._prune_hits(connection, keep_s)
-            return connection.execute(sa.delete(runs).where(runs.c.id.in_(gone))).rowcount
-
-    def _prune_hits(self, connection: Transaction, keep_s: float) -> None:
-        """Of buckets in use each grant does so by itself; others may come back with their rates."""
-        for bucket in connection.execute(sa.select(buckets)):
-            rates = parse_rates(bucket.rates) + parse_rates(bucket.override_rates or bucket.rates)
-            kept_s = max(keep_s, *(2 * rate.period for rate in rates))  # the margin of a window is not known here
-            before = self.now(connection) - timedelta(seconds=kept_s)
-            connection.execute(queries.FORGET_HITS, of_bucket=bucket.name, before=before)
 
     def put_aside(self, run_id: int, entity: str, key: str, reason: str, payload: Any) -> None:
         """One quarantined item."""

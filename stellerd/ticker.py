@@ -16,6 +16,7 @@ from stellerd.config import Config
 from stellerd.durations import format_size
 from stellerd.errors import ConfigError, JobFailed, Unreachable
 from stellerd.line import Line
+from stellerd.pruning import prune
 from stellerd.runner import HELD_POLL_S, Plan, Runner, retry_at
 from stellerd.settings import JobSettings
 from stellerd.status import RunRecord
@@ -176,7 +177,7 @@ class Ticker:
             self.runs += 1
             self._said = None
         if time.monotonic() - self._pruned > _PRUNE_EVERY_S:
-            self.runner.store.prune(self.config.state.keep)
+            prune(self.runner.store, self.config.state.keep)
             self._pruned = time.monotonic()
 
     def _obey(self, message: Message) -> None:

@@ -14,24 +14,27 @@ from stellerd.store import Store
 def keep_grants(state: Store) -> None:
     """From now on every hit leaves a row in the table `grants`."""
     with state.begin() as connection:
-        connection.execute(sa.text("CREATE TABLE grants AS SELECT at FROM hits"))
+        connection.execute(sa.text("CREATE TABLE grants AS SELECT bucket, at FROM hits"))
         if connection.dialect.name == "sqlite":
-            steps = ["CREATE TRIGGER log AFTER INSERT ON hits BEGIN INSERT INTO grants VALUES (NEW.at); END"]
+            steps = [
+                "CREATE TRIGGER log AFTER INSERT ON hits BEGIN INSERT INTO grants VALUES (NEW.bucket, NEW.at); END"
+            ]
         else:
             steps = [
                 "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
-                "$$ BEGIN INSERT INTO grants VALUES (NEW.at); RETURN NEW; END $$",
+                "$$ BEGIN INSERT INTO grants VALUES (NEW.bucket, NEW.at); RETURN NEW; END $$",
                 "CREATE TRIGGER log AFTER INSERT ON hits FOR EACH ROW EXECUTE FUNCTION keep()",
             ]
         for step in steps:
             connection.exec_driver_sql(step)
 
 
-def grants(state: Store) -> list[datetime]:
-    """Their moments, in order."""
-    column = sa.table("grants", sa.column("at", hits.c.at.type)).c.at
+def grants(state: Store, bucket: str | None = None) -> list[datetime]:
+    """Their moments, in order; of one bucket, or of all."""
+    log = sa.table("grants", sa.column("bucket", sa.Text), sa.column("at", hits.c.at.type))
+    query = sa.select(log.c.at).order_by(log.c.at)
     with state.reading() as connection:
-        return connection.execute(sa.select(column).order_by(column)).scalars()
+        return connection.execute(query if bucket is None else query.where(log.c.bucket == bucket)).scalars()
 
 
 def in_any(window: float, moments: list[datetime]) -> int:

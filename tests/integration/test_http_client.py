@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 import structlog
+import urllib3
 
 from stellerd import Secret
 from stellerd.durations import parse_rate
@@ -246,7 +247,9 @@ def test_every_form_of_a_wait_is_learned(server: Server, client: Client, limiter
     ("body", "seconds"),
     [
         ("wait for 2 minutes", 120), ("wait for 1 hour", 3600), ("wait for 1.5 minutes", 90), ("wait for 5", 5),
-        ("wait for it", None), ("wait 5 seconds", None), ("", None), ("{}", None), ("[" * 50000, None), ("null", None),
+        ("wait for 5 min", 300), ("wait for 5m.", 300), ("wait for 2 hrs", 7200), ("wait for 2h", 7200),
+        ("wait for 9 here", 9), ("wait for 9 ms", 9), ("wait for it", None), ("wait 5 seconds", None), ("", None),
+        ("{}", None), ("[" * 50000, None), ("null", None),
         ('{"a":' * 5000, None), ("wait for 999999999999 seconds", 999999999999),
     ],
 )  # fmt: skip
@@ -343,6 +346,90 @@ def test_retry_after_comes_before_the_body(server: Server, client: Client, limit
     with pytest.raises(RateLimited):
         client().get(server.url)
     assert limiter.closed_until("b") == START + timedelta(seconds=60)
+
+
+def test_a_date_to_retry_after_is_read_by_the_servers_clock(server: Server, client: Client, limiter: Limiter) -> None:
+    """Here it is some other time; the server says how far away the date is by saying what time it has."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response_only(429)
+        handler.send_header("Date", format_datetime(START + timedelta(days=900), usegmt=True))
+        handler.send_header("Retry-After", format_datetime(START + timedelta(days=900, seconds=90), usegmt=True))
+        handler.end_headers()
+
+    server.answer = answer
+    with pytest.raises(RateLimited):
+        client().get(server.url)
+    assert limiter.closed_until("b") == START + timedelta(seconds=90)
+
+
+def test_a_429_that_cannot_be_recorded_is_a_429_all_the_same(
+    server: Server, client: Client, limiter: Limiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = reply(TEXT.encode(), 429)
+    monkeypatch.setattr(limiter, "learn", away)
+    with pytest.raises(RateLimited) as caught:
+        client().get(server.url)
+    assert caught.value.until is not None
+    assert abs(caught.value.until - datetime.now(UTC) - timedelta(seconds=3406)) < timedelta(seconds=10)
+
+
+def away(*arguments: Any) -> Any:
+    raise Unreachable("state store: away")
+
+
+# --- a request that leaves late
+
+
+@pytest.fixture
+def slow_wire(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
+    """Seconds that each connection takes, in turn; the store's clock and this machine's see them go by."""
+    passed, waits = [0.0], list[float]()
+    connect = urllib3.util.connection.create_connection
+
+    def create_connection(*arguments: Any, **options: Any) -> Any:
+        seconds = waits.pop(0) if waits else 0.0
+        clock.advance(seconds)
+        passed[0] += seconds
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", create_connection)
+    monkeypatch.setattr("stellerd.limiter.boottime", lambda: passed[0])
+    return waits
+
+
+def hourly(limiter: Limiter) -> timedelta:
+    """Make the bucket one with a margin of a second; its window."""
+    limiter.limits = {"b": Limit((parse_rate("2/1h"),), 1.0)}
+    return timedelta(hours=1, seconds=1)
+
+
+def test_the_window_of_a_late_request_begins_when_it_left(
+    server: Server, client: Client, limiter: Limiter, slow_wire: list[float]
+) -> None:
+    """Else the third request could reach the server before its hour is over."""
+    window = hourly(limiter)
+    slow_wire.append(7.0)
+    for _ in range(2):
+        client().get(server.url)
+    assert limiter.closed_until("b") == START + timedelta(seconds=7) + window
+
+
+def test_the_window_of_a_prompt_request_begins_when_its_slot_was_spent(
+    server: Server, client: Client, limiter: Limiter, slow_wire: list[float]
+) -> None:
+    window = hourly(limiter)
+    slow_wire.append(0.2)
+    for _ in range(2):
+        client().get(server.url)
+    assert limiter.closed_until("b") == START + window
+
+
+def test_a_late_request_whose_lateness_cannot_be_recorded_is_answered(
+    server: Server, client: Client, limiter: Limiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limiter, "sent", away)
+    assert client().get(server.url).status == 200
 
 
 def test_an_unreadable_wait_closes_for_a_whole_window(server: Server, client: Client, limiter: Limiter) -> None:
@@ -462,6 +549,7 @@ from stellerd.errors import BadReply
 class Open:
     def acquire(self, *args, **kwargs): pass
     def report(self, *args, **kwargs): pass
+    def sent(self, slot): pass
 client = Http(Open(), "b", lambda s: False, auth=None, timeout=60, max_bytes={cap}, log=structlog.get_logger())
 client.max_bytes = 0
 try: client.get({server.url!r})

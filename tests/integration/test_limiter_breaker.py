@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from stellerd.buckets import Buckets, operations_of
 from stellerd.durations import parse_rate
 from stellerd.limiter import Limit, Limiter
+from stellerd.pruning import prune
 from stellerd.schema import buckets, hits
 from stellerd.store import Store
 from stellerd.testing import Clock
@@ -227,12 +228,12 @@ def hits_left(state: Store) -> int:
 def test_pruning_forgets_grants_that_no_window_counts(state: Store, clock: Clock) -> None:
     limiter(state, "5/1h").try_acquire("b")
     clock.advance(1800)
-    state.prune(60)
+    prune(state, 60)
     assert hits_left(state) == 1
     clock.advance(7200)
-    state.prune(86400)
+    prune(state, 86400)
     assert hits_left(state) == 1
-    state.prune(60)
+    prune(state, 60)
     assert hits_left(state) == 0
 
 
@@ -240,7 +241,7 @@ def test_pruning_counts_an_operators_longer_window(state: Store, clock: Clock) -
     limiter(state, "5/1h").try_acquire("b")
     override(state, "5/12h")
     clock.advance(8 * 3600)
-    state.prune(60)
+    prune(state, 60)
     assert hits_left(state) == 1
 
 
@@ -249,5 +250,5 @@ def test_pruning_forgets_what_people_did_long_ago(state: Store, clock: Clock) ->
     found.set("b", closed_s=1.0)
     clock.advance(100)
     found.reset("b")
-    state.prune(60)
+    prune(state, 60)
     assert [done["action"] for done in operations_of(state, 10)] == ["limits reset"]

@@ -147,7 +147,7 @@ def test_old_grants_are_forgotten(state: Store, clock: Clock) -> None:
     bucket = limiter(state, "2/10s")
     for _ in range(5):
         granted(bucket)
-        clock.advance(20)
+        clock.advance(90_000)
     granted(bucket)
     with state.reading() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(hits)).scalar_one() == 2
@@ -173,6 +173,34 @@ def test_a_new_rate_counts_the_grants_there_are(state: Store) -> None:
     assert granted(limiter(state, "5/1h")) == 3
     with state.reading() as connection:
         assert connection.execute(sa.select(buckets.c.rates)).scalar_one() == "5/1h"
+
+
+def test_a_longer_window_of_a_new_configuration_counts_what_was_before(state: Store, clock: Clock) -> None:
+    for _ in range(2):
+        assert granted(limiter(state, "2/1h")) == 2
+        clock.advance(3600)
+    assert limiter(state, "4/3h").try_acquire("b") == START + timedelta(hours=3)
+
+
+def test_another_daemons_short_window_forgets_nothing_of_a_long_one(state: Store, clock: Clock) -> None:
+    long, short = limiter(state, "2/1h"), limiter(state, "20/10s")
+    assert granted(long) == 2
+    for _ in range(3):
+        clock.advance(20)
+        granted(short)
+    assert long.try_acquire("b") is not None
+    with state.reading() as connection:
+        oldest = connection.execute(sa.select(sa.func.min(hits.c.at).label("at"))).scalar_one()
+    assert oldest == START
+
+
+def test_grants_are_not_kept_without_end_where_there_are_many(state: Store, clock: Clock) -> None:
+    bucket = limiter(state, "100/1s")
+    granted(bucket)
+    clock.advance(101)
+    granted(bucket, 100)
+    with state.reading() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(hits)).scalar_one() == 100
 
 
 @pytest.mark.parametrize("ask", ["try_acquire", "closed_until", "learn"])

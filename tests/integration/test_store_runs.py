@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from stellerd import hosts, store
 from stellerd.errors import StellerdError, Unreachable
+from stellerd.pruning import prune
 from stellerd.schema import leases, quarantine, runs
 from stellerd.store import Claim, Cursor, Held, Store, Taken
 
@@ -296,6 +297,43 @@ def test_the_run_of_a_foreign_host_with_an_expired_lease_is_lost(state: Store, o
     assert [(run.state, run.reason) for run in other.history()] == [("lost", "its lease ran out")]
 
 
+@pytest.fixture
+def uptime(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """This machine's uptime."""
+    passed = [0.0]
+    monkeypatch.setattr(store, "boottime", lambda: passed[0])
+    return passed
+
+
+def ahead(state: Store, seconds: float = 0.0) -> None:
+    """The lease is one of a dead host elsewhere, whose clock was years ahead."""
+    far = datetime.now(UTC) + timedelta(days=900, seconds=seconds)
+    set_lease(state, machine="elsewhere/pid:[1]", expires_at=far)
+
+
+def test_a_lease_by_a_clock_that_was_years_ahead_does_not_block_for_years(
+    state: Store, other: Store, uptime: list[float]
+) -> None:
+    claimed(state)
+    ahead(state)
+    assert isinstance(other.claim("a", None, "manual"), Held)
+    uptime[0] = 599
+    assert isinstance(other.holder("a"), Held)
+    uptime[0] = 601
+    assert other.holder("a") is None
+    assert isinstance(other.claim("a", None, "manual"), Claim)
+
+
+def test_a_lease_that_is_renewed_by_a_clock_years_ahead_is_left_alone(
+    state: Store, other: Store, uptime: list[float]
+) -> None:
+    claimed(state)
+    for turn in range(50):
+        ahead(state, 20.0 * turn)
+        assert isinstance(other.holder("a"), Held)
+        uptime[0] += 20
+
+
 @pytest.mark.parametrize("machine", ["here", "elsewhere/pid:[1]"])
 def test_a_run_that_goes_on_is_left_alone(state: Store, other: Store, machine: str) -> None:
     claim = claimed(state)
@@ -385,7 +423,7 @@ def test_pruning_forgets_old_runs_with_their_quarantine(state: Store) -> None:
         claim = claimed(state, SLOT + timedelta(hours=hour))
         state.put_aside(claim.run_id, "e", "k", "r", None)
         end(state, claim)
-    assert state.prune(-10) == 2
+    assert prune(state, -10) == 2
     with state.reading() as connection:
         left = [row.run for row in connection.execute(sa.select(quarantine.c.run))]
     assert left == [run.id for run in state.history()]
@@ -395,15 +433,15 @@ def test_pruning_keeps_the_newest_scheduled_run_of_each_job(state: Store) -> Non
     for job in ("a", "b"):
         for slot in (SLOT, SLOT + timedelta(hours=1), None):
             end(state, claimed(state, slot, job))
-    state.prune(-10)
+    prune(state, -10)
     assert {(run.job, run.slot) for run in state.history()} == {(j, SLOT + timedelta(hours=1)) for j in ("a", "b")}
 
 
 def test_pruning_keeps_what_runs_and_what_is_young(state: Store) -> None:
     end(state, claimed(state, None))
     claimed(state, None)
-    assert state.prune(3600) == 0
-    assert state.prune(-10) == 1
+    assert prune(state, 3600) == 0
+    assert prune(state, -10) == 1
     assert [run.state for run in state.history()] == ["running"]
 
 

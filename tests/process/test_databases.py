@@ -25,7 +25,8 @@ def outdate(folder: Path) -> None:
         store.executescript(
             "DROP TABLE stellerd_version; CREATE TABLE stellerd_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);"
             "DROP TABLE operations; ALTER TABLE buckets DROP COLUMN override_rates;"
-            "ALTER TABLE buckets DROP COLUMN override_until;"
+            "ALTER TABLE buckets DROP COLUMN override_until; ALTER TABLE buckets DROP COLUMN boot;"
+            "ALTER TABLE buckets DROP COLUMN ahead;"
         )
     store.close()
 

@@ -20,8 +20,8 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "4": "attended cli limits once options spooling testing upkeep views",
     "3 parent": "control daemon fleet guardian holds logpump loop managed operator preload process reload supervisor "
     "watch",
-    "3 child": "assembly buckets child context database http keeper limiter line migrate migrations patient queries "
-    "runner schema session statements store surroundings ticker warmup",
+    "3 child": "assembly buckets child clockstep context database http keeper limiter line migrate migrations patient "
+    "pruning queries runner schema session statements store surroundings ticker warmup",
     "3 outside": "client",
     "2": "registry",
     "1": "channel config hookspecs log secret settings systemd tomllines tomlschema",
@@ -33,7 +33,7 @@ ACROSS = {("process", "child")}  # the one door between the sides: the forked ch
 HOLDERS = {  # import name: the modules of the core that may have it
     "multiprocess": "process",
     "requests": "http warmup",
-    "sqlalchemy": "assembly buckets database migrate migrations queries schema session statements store warmup",
+    "sqlalchemy": "assembly buckets database migrate migrations pruning queries schema session statements store warmup",
     "urllib3": "http",
     "msgspec": "",
     "pika": "",
