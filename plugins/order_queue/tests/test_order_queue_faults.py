@@ -52,22 +52,6 @@ def during(harness: Any, at: int, fault: Callable[[], Any]) -> list[int]:
     return seen
 
 
-def published(orders: Any) -> set[str]:
-    """Request ids that the ledger calls published."""
-    return {str(row[0]) for row in orders.sql(f"SELECT request_id FROM {orders.ledger_table} WHERE attempts > 0")}
-
-
-def taken(url: str) -> Counter[tuple[str, str]]:
-    """(request id, message id) of all in the queue, quickly: bodies are not read."""
-    found: Counter[tuple[str, str]] = Counter()
-    with channel_of(url) as channel:
-        for method, properties, _ in channel.consume("order-created", auto_ack=True, inactivity_timeout=0.5):
-            if method is None:
-                break
-            found[(properties.correlation_id, properties.message_id)] += 1
-    return found
-
-
 class Killed:
     """Runs of the job in processes of their own, each ended by `kill -9` after a random time."""
 
@@ -77,8 +61,10 @@ class Killed:
 
     def harness(self) -> Any:
         self.turns += 1
-        made = self._job(self._orders.url, self._url, window=WINDOW, claim="10s", republish_after="30d")
-        made.clock.advance(self.turns * 11)  # the dead one's claims are over
+        made = self._job(
+            self._orders.url, self._url, window=WINDOW, claim="40s", confirm_timeout="10s", republish_after="30d"
+        )
+        made.clock.advance(self.turns * 41)  # the dead one's claims are over
         return made
 
     def turn(self, longest: float) -> None:
@@ -102,12 +88,12 @@ def test_kill_9_again_and_again(count: int, pg_orders: Any, consumer: Any, job: 
     killed, arrived = Killed(job, pg_orders, consumer.url), Counter[tuple[str, str]]()
     while killed.by_kill < count:
         killed.turn(longest=0.35)
-        if len(published(pg_orders)) >= 10_000:
-            arrived += taken(consumer.url)
+        if len(pg_orders.published()) >= 10_000:
+            arrived += consumer.message_ids()
             _place(pg_orders)
             pg_orders.add_many(10_000)  # there are always that many pending
     assert killed.harness().run().state == "ok"
-    arrived += taken(consumer.url)
+    arrived += consumer.message_ids(pg_orders.requests() - {request for request, _ in arrived})
     assert {request for request, _ in arrived} == pg_orders.requests()
     assert all(identity == message_id(request) for request, identity in arrived)
     twice = sum(arrived.values()) - len(arrived)
@@ -167,15 +153,15 @@ def test_a_broker_that_breaks_in_the_middle(
             rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
     assert happened
     said = record
-    called = published(pg_orders)
+    called = pg_orders.published()
     if not mends_itself and record.state != "ok":
         assert record.state in ("partial", "failed")
         assert ("blocked publishers" if fault is alarm else "no queue is bound") in record.reason
         record = harness.run()
     assert record.state == "ok", record.reason
-    arrived = taken(consumer.url)
+    arrived = consumer.message_ids(pg_orders.requests())
     requests = {request for request, _ in arrived}
-    assert requests == pg_orders.requests() == published(pg_orders)
+    assert requests == pg_orders.requests() == pg_orders.published()
     assert called <= requests
     twice = sum(arrived.values()) - count
     print(
@@ -206,13 +192,13 @@ def test_a_queue_deleted_and_declared_again_under_an_open_window(
         records.append(harness.run())
         assert len(records) < 4, records
     assert happened
-    assert published(pg_orders) == pg_orders.requests()
-    arrived = taken(consumer.url)
+    assert pg_orders.published() == pg_orders.requests()
+    arrived = consumer.message_ids()
     gone = pg_orders.requests() - {request for request, _ in arrived}
     assert len(gone) <= count // 2 + 3 * WINDOW  # confirmed into the old queue
     harness.clock.advance(QUARTER + 1)
     assert harness.run().state == "ok"
-    again = taken(consumer.url)
+    again = consumer.message_ids(gone)
     assert {request for request, _ in arrived | again} == pg_orders.requests()
     print(f"{kind}: {[each.state for each in records]}, deleted {deleted}, {len(gone)} went with the queue, none lost")
 
@@ -226,12 +212,13 @@ def test_a_queue_that_refuses_in_the_middle(count: int, kind: str, pg_orders: An
     record = harness.run()
     assert (record.state, "basic.nack" in record.reason) == ("partial", True)
     assert record.counters["nacked"] == record.counters["failed"] > 0
-    arrived = taken(consumer.url)
+    arrived = consumer.message_ids(pg_orders.published())
     # A quorum queue may let a few in whose refusal was on its way: more arrived than we say, never fewer
-    assert published(pg_orders) <= {request for request, _ in arrived}
-    assert record.counters["published"] == len(published(pg_orders))
+    assert pg_orders.published() <= {request for request, _ in arrived}
+    assert record.counters["published"] == len(pg_orders.published())
     while (record := harness.run()).counters["pending"]:
-        arrived += taken(consumer.url)
+        arrived += consumer.message_ids()
+    arrived += consumer.message_ids(pg_orders.requests() - {request for request, _ in arrived})
     assert {request for request, _ in arrived} == pg_orders.requests()
 
 
@@ -241,6 +228,7 @@ def test_a_database_that_restarts_and_cuts_its_clients(
 ) -> None:
     """`count` times pg_terminate_backend over a run, a crash and recovery of the whole server in the middle."""
     consumer.bind()
+    pg_orders.outlive_crashes()
     pg_orders.add_many(20_000)
     done = threading.Event()
     cuts: list[int] = []
@@ -266,8 +254,8 @@ def test_a_database_that_restarts_and_cuts_its_clients(
     thread.join()
     pg_orders.engine.dispose()  # the test's own connection was cut too
     assert happened
-    arrived = taken(consumer.url)
-    assert {request for request, _ in arrived} == pg_orders.requests() == published(pg_orders)
+    arrived = consumer.message_ids(pg_orders.requests())
+    assert {request for request, _ in arrived} == pg_orders.requests() == pg_orders.published()
     twice = sum(arrived.values()) - 20_000
     states = dict(Counter(each.state for each in records))
     print(f"{sum(cuts)} connections cut by {len(cuts)} calls, runs {states}, {twice} duplicates")
