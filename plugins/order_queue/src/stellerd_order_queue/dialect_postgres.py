@@ -53,6 +53,7 @@ _READS = {
     "still": """SELECT CAST(o."Id" AS text) FROM "Orders" o WHERE o."Id" = {ids} AND {pending}""",
 }
 _WRITES = {
+    "taken": "SELECT CAST(p.order_id AS text) FROM {ledger} p WHERE p.order_id = {ids} AND NOT {due}",
     "renew": """
         UPDATE {ledger} AS mine SET claim_owner = :owner, claim_until = :until
         FROM (SELECT p.order_id FROM {ledger} p JOIN "Orders" o ON o."Id" = p.order_id AND {pending}

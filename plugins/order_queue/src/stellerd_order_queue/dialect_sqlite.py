@@ -50,6 +50,7 @@ _READS = {
     "still": """SELECT o."Id" FROM "Orders" o WHERE o."Id" IN {ids} AND {pending}""",
 }
 _WRITES = {
+    "taken": "SELECT p.order_id FROM {ledger} p WHERE p.order_id IN {ids} AND NOT {due}",
     "renew": """
         UPDATE {ledger} AS p SET claim_owner = :owner, claim_until = :until
         WHERE p.order_id IN {ids} AND p.refused IS NULL AND {due}

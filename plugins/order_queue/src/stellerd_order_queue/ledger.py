@@ -124,6 +124,8 @@ class Ledger:
         self._owner = owner or uuid.uuid4()
         self._excluded = self._dialect.texts(status.lower() for status in rules.excluded)
         self._ahead = timedelta()
+        self._others = False
+        """Whether somebody else is claiming too."""
 
     @property
     def table(self) -> str:
@@ -226,11 +228,20 @@ class Ledger:
         rows = [(each.key, r, message_id(r)) for each in candidates if (r := each.request_id)]
         bad = [Refusal(each, _unusable(each)) for each in candidates if each.request_id is None]
         with transaction(self._engine, self._name) as connection:
+            if self._others:
+                rows = self._without_taken(connection, rows, now)
             mine = self._take(connection, rows, wanted, now)
             left = [row for row in rows if row[0] not in mine]
             lost = self._fates(connection, left, wanted, now) if left else []
+            self._others = self._others or len(lost) < len(left)
         claimed = [Claimed(key, r, m, wanted[key].attempts) for key, r, m in rows if key in mine]
         return claimed, bad + lost
+
+    def _without_taken(self, connection: sa.Connection, rows: list[Row], now: datetime) -> list[Row]:
+        """A look is a tenth of the work of trying to claim what another has."""
+        values = self._common(now) | {"ids": self._dialect.many(row[0] for row in rows)}
+        taken = set(connection.scalars(self._say["taken"], values))
+        return [row for row in rows if row[0] not in taken]
 
     def _take(
         self, connection: sa.Connection, rows: list[Row], wanted: dict[str, Candidate], now: datetime
