@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,20 @@ class Orders:
                 (count,),
             )
 
+    def outlive_crashes(self) -> None:
+        """From now on a committed transaction is there after a crash of the test server, as in production."""
+        with self.engine.begin() as connection:
+            name = self.engine.url.database
+            connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET synchronous_commit = on')
+        self.engine.dispose()
+
     def requests(self) -> set[str]:
         """The request ids of all orders."""
         return {str(row[0]) for row in self.sql('SELECT "RequestId" FROM "Orders"')}
+
+    def published(self) -> set[str]:
+        """Request ids that the ledger calls published."""
+        return {str(row[0]) for row in self.sql(f"SELECT request_id FROM {self.ledger_table} WHERE attempts > 0")}
 
     def update(self, request: str, **values: Any) -> None:
         """Change columns of the order with that request id."""
@@ -120,21 +131,46 @@ class Consumer:
         channel.queue_bind("order-created", "order-created")
         connection.close()
 
-    def take(self, wait_for: int = 0, deadline: float = 20.0) -> list[tuple[Any, dict[str, Any]]]:
-        """Properties and body of everything in the queue, once it holds `wait_for` messages."""
+    def drain(self, see: Callable[[Any, bytes], Any], enough: Callable[[], bool], deadline: float = 60.0) -> None:
+        """Take all out of the queue, until it is empty and there was `enough`, or the deadline passed.
+
+        Acknowledged after `see`: a queue that pauses, as those of a busy machine do, loses nothing here.
+        """
         connection, channel = self._channel()
-        channel.basic_qos(prefetch_count=2000)
-        until = time.monotonic() + deadline
-        while self.count(channel) < wait_for and time.monotonic() < until:
-            time.sleep(0.02)
-        got = []
-        for method, properties, body in channel.consume("order-created", auto_ack=False, inactivity_timeout=0.3):
-            if method is None:
+        channel.basic_qos(prefetch_count=2_000)
+        until, last, unacknowledged = time.monotonic() + deadline, 0, 0
+        for method, properties, body in channel.consume("order-created", inactivity_timeout=0.2):
+            if method is not None:
+                see(properties, body)
+                last, unacknowledged = method.delivery_tag, unacknowledged + 1
+            if unacknowledged and (method is None or unacknowledged >= 500):
+                channel.basic_ack(last, multiple=True)
+                unacknowledged = 0
+            if method is None and not self.count(channel) and (enough() or time.monotonic() > until):
                 break
-            got.append((properties, json.loads(body)))
-            channel.basic_ack(method.delivery_tag)
         connection.close()
+
+    def take(self, wait_for: int = 0, deadline: float = 20.0) -> list[tuple[Any, dict[str, Any]]]:
+        """Properties and body of everything in the queue, once it gave `wait_for` messages."""
+        got: list[tuple[Any, dict[str, Any]]] = []
+
+        def see(properties: Any, body: bytes) -> None:
+            got.append((properties, json.loads(body)))
+
+        self.drain(see, lambda: len(got) >= wait_for, deadline)
         return got
+
+    def message_ids(self, expected: Iterable[str] = ()) -> Counter[tuple[str, str]]:
+        """(request id, message id) of all in the queue, once the expected request ids were among them."""
+        found: Counter[tuple[str, str]] = Counter()
+        missing = set(expected)
+
+        def see(properties: Any, _: bytes) -> None:
+            found[(properties.correlation_id, properties.message_id)] += 1
+            missing.discard(properties.correlation_id)
+
+        self.drain(see, lambda: not missing)
+        return found
 
     @staticmethod
     def count(channel: Any) -> int:

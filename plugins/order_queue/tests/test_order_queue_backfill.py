@@ -92,6 +92,7 @@ def test_a_dry_run_lists_what_would_be_sent(
     [
         ({"since": "yesterday"}, "not a date"),
         ({"since": "2026-02-02", "until": "2026-02-01"}, "until must be later than since"),
+        ({"claim": "10s"}, "claim must be at least 4 times confirm_timeout"),
         ({"order": "4711"}, "not an order"),
     ],
 )

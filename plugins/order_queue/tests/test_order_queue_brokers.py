@@ -84,31 +84,35 @@ def test_a_heartbeat_in_the_url_wins() -> None:
 class TlsRabbit(RabbitServer):
     """A RabbitMQ with a TLS listener besides, whose certificate an authority of our own signed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, pki: Path) -> None:
         super().__init__()
-        self.tls_port = free_port()
-        self.authority = folder / "ca.pem"
-        _certificates(folder)
+        self.tls_port, self.pki, self.authority = free_port(), pki, pki / "ca.pem"
+        self._openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem")
+        self._openssl("req -newkey rsa:2048 -nodes -subj /CN=broker -keyout server.key -out server.csr")
+        self.sign("-CA ca.pem -CAkey ca.key -CAcreateserial")
+        for file in (self.authority, pki / "server.key"):
+            file.chmod(0o644)
         self._lines = [
             f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}", f"ssl_options.cacertfile = {self.authority}",
-            f"ssl_options.certfile = {folder}/server.pem", f"ssl_options.keyfile = {folder}/server.key",
+            f"ssl_options.certfile = {pki}/server.pem", f"ssl_options.keyfile = {pki}/server.key",
             "ssl_options.verify = verify_none",
         ]  # fmt: skip
 
+    def sign(self, by: str, names: str = "IP:127.0.0.1", days: int = 2) -> None:
+        """Make the server's certificate."""
+        (self.pki / "names").write_text(f"subjectAltName={names}\n")
+        self._openssl(f"x509 -req -in server.csr {by} -days {days} -extfile names -out server.pem")
+
+    def present(self, **certificate: Any) -> None:
+        """Show connections from now on another certificate."""
+        self.sign(**certificate)
+        self.ctl("eval", "ssl:clear_pem_cache().")
+
+    def _openssl(self, command: str) -> None:
+        subprocess.run(["openssl", *command.split()], cwd=self.pki, check=True, capture_output=True)
+
     def configuration(self) -> list[str]:
         return [*super().configuration(), *self._lines]
-
-
-def _certificates(folder: Path) -> None:
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for command in (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
-        "req -newkey rsa:2048 -nodes -subj /CN=broker -keyout server.key -out server.csr",
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-    (folder / "server.key").chmod(0o644)
-    (folder / "ca.pem").chmod(0o644)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,31 @@ def test_tls_to_a_real_broker(tls: TlsRabbit, pg_orders: Any, consumer: Any, job
     record = job(pg_orders.url, secure, broker_ca=str(tls.authority)).run()
     assert (record.state, record.counters["published"]) == ("ok", 600)
     assert set(plain.requests(600)) == requests
+
+
+@pytest.mark.parametrize(
+    ("certificate", "said"),
+    [
+        ({"by": "-CA ca.pem -CAkey ca.key", "days": -1}, "certificate has expired"),
+        ({"by": "-CA ca.pem -CAkey ca.key", "names": "IP:10.1.2.3"}, "IP address mismatch"),
+        ({"by": "-signkey server.key"}, "self-signed certificate"),
+    ],
+    ids=["expired", "of another host", "self-signed"],
+)
+def test_tls_to_a_real_broker_that_cannot_prove_who_it_is(
+    certificate: dict[str, Any], said: str, tls: TlsRabbit, pg_orders: Any, job: Any
+) -> None:
+    pg_orders.add(3)
+    tls.present(**certificate)
+    url = f"amqps://guest:guest@127.0.0.1:{tls.tls_port}/%2F"
+    try:
+        record = job(pg_orders.url, url, broker_ca=str(tls.authority)).run()
+    finally:
+        tls.present(by="-CA ca.pem -CAkey ca.key")
+    assert (record.state, record.counters["pending"]) == ("failed", 3)
+    assert "the broker's certificate is not trusted" in record.reason
+    assert said in record.reason
+    assert pg_orders.sql(f"SELECT count(*) FROM {pg_orders.ledger_table}") == [(0,)]  # not even claimed
 
 
 def test_a_broker_that_blocks_publishers_is_sent_one_message_a_run(

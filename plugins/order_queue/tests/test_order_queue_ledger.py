@@ -131,6 +131,51 @@ def test_pauses_double_up_to_the_cap(orders: Any) -> None:
     assert orders.ledger("attempts")[0][0] == 4
 
 
+def test_a_mark_whose_answer_was_lost_is_made_again_without_counting_twice(orders: Any) -> None:
+    orders.add(1)
+    ledger = a_ledger(orders)
+    (mine,), _ = ledger.claim(waiting(ledger), NOW)
+    ledger.mark_published([mine.key], NOW)
+    ledger.mark_published([mine.key], NOW)
+    assert orders.ledger("attempts") == [(1,)]
+    ledger.mark_published([mine.key], after(-30))  # the clock was put back a little: a confirm is a fact all the same
+    assert orders.ledger("attempts") == [(2,)]
+
+
+def test_a_clock_that_was_wrong_by_a_day_delays_no_order_by_a_day(orders: Any) -> None:
+    orders.add(2)
+    ledger, wrong = a_ledger(orders), NOW + timedelta(days=1)
+    published, abandoned = waiting(ledger, wrong)
+    ledger.claim([published, abandoned], wrong)
+    ledger.mark_published([published.key], wrong)
+    other = a_ledger(orders)
+    again = waiting(other)  # the clock is right now
+    assert len(again) == 2
+    assert len(other.claim(again, NOW)[0]) == 2
+    other.mark_published([each.key for each in again], NOW)
+    assert waiting(other) == []
+    assert sorted(row[0] for row in orders.ledger("attempts")) == [1, 2]
+
+
+def test_postgres_hosts_whose_clocks_differ_go_by_that_of_the_database(pg_orders: Any) -> None:
+    pg_orders.add(2)
+    fast, slow = a_ledger(pg_orders), a_ledger(pg_orders)
+
+    def fasts() -> datetime:
+        return datetime.now(UTC) + timedelta(minutes=20)
+
+    def slows() -> datetime:
+        return datetime.now(UTC) - timedelta(minutes=20)
+
+    fast.follow_clock(fasts)
+    slow.follow_clock(slows)
+    claimed, _ = slow.claim(waiting(slow, slows()), slows())
+    assert waiting(fast, fasts()) == []
+    slow.mark_published([each.key for each in claimed], slows())
+    assert waiting(fast, fasts()) == []
+    assert len(waiting(fast, fasts() + timedelta(seconds=60))) == 2
+
+
 def test_stuck_orders_are_counted_and_still_offered(orders: Any) -> None:
     orders.add(2)
     ledger, now = a_ledger(orders), NOW

@@ -271,8 +271,10 @@ def test_a_broker_that_dies_gives_every_order_back(rabbit_server: Any, orders: A
     assert died
     assert (record.state, record.exit_code) == ("failed", 69)
     assert record.counters["published"] < 6_000
-    record = harness.run()
-    assert record.state == "ok"
+    deadline = time.monotonic() + 30
+    while (record := harness.run()).state != "ok":  # a busy broker may take clients before their queues are back
+        assert record.counters["published"] == 0, record
+        assert time.monotonic() < deadline, record
     arrived = consumer.requests(6_000)
     assert set(arrived) == requests
 

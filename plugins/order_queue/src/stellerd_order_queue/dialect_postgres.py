@@ -14,8 +14,8 @@ _PIECES = {
     # OFFSET 0: a look at the primary key for each; a scan of everything for each page or claim is what planners like
     "the_order": """(SELECT true AS found FROM "Orders" o WHERE o."Id" = k.order_id AND {pending} OFFSET 0) AS o""",
     "pending": """o."OrderId" = 0 AND lower(o."Status") <> ALL (CAST(:excluded AS text[]))""",
-    "due": """(p.order_id IS NULL OR ((:forced OR p.next_due <= :now)
-        AND (p.claim_until IS NULL OR p.claim_until <= :now OR p.claim_owner = :owner)))""",
+    "due": """(p.order_id IS NULL OR ((:forced OR p.next_due <= :now OR p.next_due > :too_late) AND {free}))""",
+    "free": "(p.claim_until IS NULL OR p.claim_until <= :now OR p.claim_until > :too_long OR p.claim_owner = :owner)",
     "named": """(CAST(:order AS uuid) IS NULL OR CAST(:order AS uuid) IN (o."Id", o."RequestId"))""",
     "within": """o."CreateDate" >= CAST(:since AS timestamptz)
           AND coalesce(o."CreateDate" < CAST(:before AS timestamptz), true)""",
@@ -47,11 +47,13 @@ _READS = {
         SELECT CAST(o."Id" AS text) FROM "Orders" o JOIN {ledger} p ON p.order_id = o."Id"
         WHERE {pending} AND p.refused IS NULL AND p.attempts >= :max_attempts ORDER BY o."CreateDate" LIMIT :size""",
     "named": """
-        SELECT CAST(o."Id" AS text), o."OrderId", o."Status", {pending}, coalesce(p.claim_until > :now, false)
+        SELECT CAST(o."Id" AS text), o."OrderId", o."Status", {pending}, NOT {free}
         FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {named} ORDER BY {pending} DESC LIMIT 1""",
+    "clock": "SELECT clock_timestamp()",
     "still": """SELECT CAST(o."Id" AS text) FROM "Orders" o WHERE o."Id" = {ids} AND {pending}""",
 }
 _WRITES = {
+    "taken": "SELECT CAST(p.order_id AS text) FROM {ledger} p WHERE p.order_id = {ids} AND NOT {due}",
     "renew": """
         UPDATE {ledger} AS mine SET claim_owner = :owner, claim_until = :until
         FROM (SELECT p.order_id FROM {ledger} p JOIN "Orders" o ON o."Id" = p.order_id AND {pending}
@@ -80,11 +82,11 @@ _WRITES = {
         UPDATE {ledger} SET attempts = attempts + 1, first_published = coalesce(first_published, :now),
             last_published = :now, claim_owner = NULL, claim_until = NULL,
             next_due = :now + least(:cap, :pause * (CAST(1 AS bigint) << least(attempts, 30))) * interval '1 second'
-        WHERE order_id = {ids} AND (last_published IS NULL OR last_published < :now)""",
+        WHERE order_id = {ids} AND last_published IS DISTINCT FROM :now""",
     "release": """
         UPDATE {ledger} SET claim_owner = NULL, claim_until = NULL
         WHERE order_id = {ids} AND claim_owner = :owner""",
-    "forget": "DELETE FROM {ledger} WHERE order_id = {ids} AND (claim_until IS NULL OR claim_until <= :now)",
+    "forget": "DELETE FROM {ledger} AS p WHERE p.order_id = {ids} AND {free}",
     "prune": """
         DELETE FROM {ledger} AS p WHERE p.next_due < :old
            AND NOT EXISTS (SELECT 1 FROM "Orders" o WHERE o."Id" = p.order_id AND {pending})""",

@@ -11,8 +11,8 @@ from stellerd_order_queue.envelope import NIL
 
 _PIECES = {
     "created": """coalesce(strftime('%Y-%m-%d %H:%M:%f', o."CreateDate"), '')""",  # unreadable: the oldest of all
-    "due": """(p.order_id IS NULL OR ((:forced OR p.next_due <= :now)
-        AND (p.claim_until IS NULL OR p.claim_until <= :now OR p.claim_owner = :owner)))""",
+    "due": """(p.order_id IS NULL OR ((:forced OR p.next_due <= :now OR p.next_due > :too_late) AND {free}))""",
+    "free": "(p.claim_until IS NULL OR p.claim_until <= :now OR p.claim_until > :too_long OR p.claim_owner = :owner)",
     "named": """(:order IS NULL OR lower(:order) IN (lower(o."Id"), lower(o."RequestId")))""",
     "within": "{created} >= :since AND {created} < :before",
     "pending": """o."OrderId" = 0 AND lower(o."Status") NOT IN (SELECT value FROM json_each(:excluded))""",
@@ -45,11 +45,12 @@ _READS = {
         SELECT o."Id" FROM "Orders" o JOIN {ledger} p ON p.order_id = o."Id"
         WHERE {pending} AND p.refused IS NULL AND p.attempts >= :max_attempts ORDER BY {created} LIMIT :size""",
     "named": """
-        SELECT o."Id", o."OrderId", o."Status", {pending}, coalesce(p.claim_until > :now, 0)
+        SELECT o."Id", o."OrderId", o."Status", {pending}, NOT {free}
         FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {named} ORDER BY {pending} DESC LIMIT 1""",
     "still": """SELECT o."Id" FROM "Orders" o WHERE o."Id" IN {ids} AND {pending}""",
 }
 _WRITES = {
+    "taken": "SELECT p.order_id FROM {ledger} p WHERE p.order_id IN {ids} AND NOT {due}",
     "renew": """
         UPDATE {ledger} AS p SET claim_owner = :owner, claim_until = :until
         WHERE p.order_id IN {ids} AND p.refused IS NULL AND {due}
@@ -74,11 +75,11 @@ _WRITES = {
             last_published = :now, claim_owner = NULL, claim_until = NULL,
             next_due = strftime('%Y-%m-%d %H:%M:%f', :now,
                                 min(:cap, :pause * (1 << min(attempts, 30))) || ' seconds')
-        WHERE order_id IN {ids} AND (last_published IS NULL OR last_published < :now)""",
+        WHERE order_id IN {ids} AND last_published IS NOT :now""",
     "release": """
         UPDATE {ledger} SET claim_owner = NULL, claim_until = NULL
         WHERE order_id IN {ids} AND claim_owner = :owner""",
-    "forget": "DELETE FROM {ledger} WHERE order_id IN {ids} AND (claim_until IS NULL OR claim_until <= :now)",
+    "forget": "DELETE FROM {ledger} AS p WHERE p.order_id IN {ids} AND {free}",
     "prune": """
         DELETE FROM {ledger} AS p WHERE p.next_due < :old
            AND NOT EXISTS (SELECT 1 FROM "Orders" o WHERE o."Id" = p.order_id AND {pending})""",

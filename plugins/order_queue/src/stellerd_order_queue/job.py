@@ -64,6 +64,7 @@ class OrderQueue(Job):
             raise
 
     def _prepare(self, ctx: Context, ledger: Ledger) -> None:
+        ledger.follow_clock()
         if self._prepared:
             return
         if ctx.settings.create_tables:
@@ -144,6 +145,7 @@ def _look_at(ctx: Context, ledger: Ledger) -> Skipped | None:
 
 def _preview(ctx: Context, ledger: Ledger) -> Done | Skipped:
     """Say what a run would do; nothing is created, written or sent."""
+    ledger.follow_clock()
     seen, now = ledger if ledger.exists() else ledger.without_table(), ctx.now()
     if ctx.settings.order and (skipped := _look_at(ctx, seen)):
         return skipped

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -19,6 +20,10 @@ PAGE = 10_000
 CLAIM = 2_000
 """Orders claimed in one transaction."""
 TABLE = "stellerd_published_orders"
+_SAME_TIME_S = 1.0
+"""Clocks this close are the same: nothing here is that exact."""
+_LONGEST_CLAIM_S = 3600.0
+"""Of any host, whatever its settings: a claim that seems to last longer was made by a clock that has been put back."""
 
 
 class Candidate(NamedTuple):  # made by the ten thousand: a frozen dataclass takes three times as long
@@ -118,6 +123,9 @@ class Ledger:
         self._say = self._dialect.say
         self._owner = owner or uuid.uuid4()
         self._excluded = self._dialect.texts(status.lower() for status in rules.excluded)
+        self._ahead = timedelta()
+        self._others = False
+        """Whether somebody else is claiming too."""
 
     @property
     def table(self) -> str:
@@ -134,6 +142,14 @@ class Ledger:
         if not self.exists():
             create(self._engine, self._name, self._dialect.create_ledger)
 
+    def follow_clock(self, here: Callable[[], datetime] = partial(datetime.now, UTC)) -> None:
+        """Go by the database's clock from now on: hosts whose own differ agree on what is due and what is claimed."""
+        if (ask := self._say.get("clock")) is None:
+            return  # SQLite is on this host
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            ahead: timedelta = connection.execute(ask).scalar_one() - here()
+        self._ahead = ahead if abs(ahead.total_seconds()) > _SAME_TIME_S else timedelta()
+
     def create_orders(self) -> None:
         """Make "Orders" and "Users" unless they are there."""
         create(self._engine, self._name, self._dialect.create_orders)
@@ -141,7 +157,7 @@ class Ledger:
     def without_table(self) -> Ledger:
         """This ledger as if it were empty; only the readers work."""
         bare = Ledger(self._engine, self._name, self._rules, self._owner, self._wanted)
-        bare._say = self._dialect.say_without_ledger
+        bare._say, bare._ahead = self._dialect.say_without_ledger, self._ahead
         return bare
 
     def survey(self, now: datetime, recent: datetime, span: Span | None = None) -> Survey:
@@ -212,17 +228,26 @@ class Ledger:
         rows = [(each.key, r, message_id(r)) for each in candidates if (r := each.request_id)]
         bad = [Refusal(each, _unusable(each)) for each in candidates if each.request_id is None]
         with transaction(self._engine, self._name) as connection:
+            if self._others:
+                rows = self._without_taken(connection, rows, now)
             mine = self._take(connection, rows, wanted, now)
             left = [row for row in rows if row[0] not in mine]
             lost = self._fates(connection, left, wanted, now) if left else []
+            self._others = self._others or len(lost) < len(left)
         claimed = [Claimed(key, r, m, wanted[key].attempts) for key, r, m in rows if key in mine]
         return claimed, bad + lost
+
+    def _without_taken(self, connection: sa.Connection, rows: list[Row], now: datetime) -> list[Row]:
+        """A look is a tenth of the work of trying to claim what another has."""
+        values = self._common(now) | {"ids": self._dialect.many(row[0] for row in rows)}
+        taken = set(connection.scalars(self._say["taken"], values))
+        return [row for row in rows if row[0] not in taken]
 
     def _take(
         self, connection: sa.Connection, rows: list[Row], wanted: dict[str, Candidate], now: datetime
     ) -> set[str]:
         values = self._common(now) | {
-            "until": self._dialect.moment(now + timedelta(seconds=self._rules.claim)),
+            "until": self._moment(now, self._rules.claim),
         }
         obsolete = [row[0] for row in rows if wanted[row[0]].obsolete]
         if obsolete:
@@ -255,7 +280,7 @@ class Ledger:
 
     def refuse(self, refusals: Iterable[Refusal], now: datetime) -> None:
         """Remember orders that cannot be published, so that they are looked at again after the longest pause only."""
-        again = self._dialect.moment(now + timedelta(seconds=self._rules.republish_cap))
+        again = self._moment(now, self._rules.republish_cap)
         rows = [
             {"id": each.candidate.key, "request": each.candidate.request, "reason": each.reason, "next_due": again}
             for each in refusals
@@ -284,12 +309,18 @@ class Ledger:
     def prune(self, old: datetime) -> int:
         """Forget orders that are done and were due before `old`; returns how many."""
         with transaction(self._engine, self._name) as connection:
-            values = {"old": self._dialect.moment(old), "excluded": self._excluded}
+            values = {"old": self._moment(old), "excluded": self._excluded}
             return connection.execute(self._say["prune"], values).rowcount
 
+    def _moment(self, now: datetime, later_s: float = 0.0) -> Any:
+        return self._dialect.moment(now + self._ahead + timedelta(seconds=later_s))
+
     def _common(self, now: datetime) -> dict[str, Any]:
+        """`too_late`, `too_long`: what ends after these was written by a clock that has been put back."""
+        too_long = max(2 * self._rules.claim, _LONGEST_CLAIM_S)
         return {
-            "now": self._dialect.moment(now), "excluded": self._excluded,
+            "now": self._moment(now), "excluded": self._excluded,
+            "too_late": self._moment(now, 2 * self._rules.republish_cap), "too_long": self._moment(now, too_long),
             "owner": self._dialect.as_id(self._owner), "order": self._wanted.order, "forced": self._wanted.forced,
         }  # fmt: skip
 

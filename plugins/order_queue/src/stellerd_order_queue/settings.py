@@ -19,6 +19,8 @@ def _positive(seconds: float) -> float:
     return seconds
 
 
+_CLAIM_OVER_CONFIRM = 4
+"""Messages go out in a claim's first half; in the other one each may be sent twice, and waits for its answer."""
 Positive = Annotated[Duration, AfterValidator(_positive)]
 
 
@@ -105,7 +107,8 @@ class OrderQueueSettings(Settings):
     )
     claim: Positive = Field(
         300.0,
-        description="How long a process holds an order it is publishing; after a kill -9 the order is due again then.",
+        description="How long a process holds an order it is publishing; after a kill -9 the order is due again then. "
+        "At least four times confirm_timeout.",
     )
     keep: Positive = Field(7 * 86400.0, description="How long the ledger remembers an order that is no longer pending.")
     broker_ca: str = Field(
@@ -116,6 +119,11 @@ class OrderQueueSettings(Settings):
     def _in_order(self) -> OrderQueueSettings:
         if self.since and self.until and self.until <= self.since:
             raise ValueError("until must be later than since")
+        if self.claim < _CLAIM_OVER_CONFIRM * self.confirm_timeout:
+            raise ValueError(
+                f"claim must be at least {_CLAIM_OVER_CONFIRM} times confirm_timeout: it has to last until the broker "
+                f"answers, even for the second time"
+            )
         return self
 
     @property
