@@ -85,13 +85,16 @@ def test_only_what_was_modified_is_fetched_in_between(any_url: str, worlds: Any,
     record, queries = paged.run(1800)
     assert {query["ModifiedDate"][0] for query in queries} == {"2025-12-31"}
     assert record.state == "ok"
-    assert 0 < record.counters["fetched"]
+    assert record.counters["fetched"] > 0
     assert record.counters["vanished"] == 0
     assert paged.stored() == paged.served() | gone
     assert paged.world.changed_rows(before)["Products"] == record.counters["new"] + record.counters["changed"]
-    for item in (item for brand in sandbox.snapshot() for item in brand["products"] if item["price"]):
-        stored = paged.world.query(f'SELECT "Min" FROM "ProductPricings" WHERE "ProductId" = {item["id"]}')
-        assert [paged.world.money(row[0]) for row in stored] == [item["price"]["min"]]
+    prices = {
+        number: paged.world.money(price)
+        for number, price in paged.world.query('SELECT "ProductId", "Min" FROM "ProductPricings"')
+    }
+    items = (item for brand in sandbox.snapshot() for item in brand["products"])
+    assert all(prices[item["id"]] == item["price"]["min"] for item in items)
 
 
 def test_the_cursor_goes_on_and_a_full_refresh_sees_what_vanished(paged: Paged) -> None:
@@ -219,7 +222,7 @@ def test_a_process_that_shall_end_waits_for_no_page(paged: Paged) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"max_body": 200_000}, "larger than"), ({"timeout": 1e-9}, "within 1e-09 s")],
+    [({"max_body": 200_000}, "larger than"), ({"timeout": 1e-9}, "within")],
     ids=["cap", "deadline"],
 )
 def test_all_pages_have_one_cap_and_one_deadline(paged: Paged, settings: dict[str, Any], said: str) -> None:

@@ -99,7 +99,8 @@ class _Asker:
         if room <= 0:
             raise errors.BadReply(f"catalogue: its pages are larger than {self._settings.max_body} bytes together")
         query = {"PageSize": str(size), "PageIndex": str(index), **self._since}
-        body = _get(self._ctx, BUCKET_V2, urls.endpoint(self._settings.base_url_v2, "catalog"), left, room, query)
+        url = urls.endpoint(self._settings.base_url_v2, "catalog")
+        body = _get(self._ctx, BUCKET_V2, url, max(0.01, round(left, 2)), room, query)
         self._pass += len(body)
         self.size += len(body)
         page = wire.decode_page(body)
