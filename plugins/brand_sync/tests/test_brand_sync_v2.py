@@ -177,6 +177,22 @@ def test_pages_that_shift_for_ever_make_the_run_partial_and_nothing_vanish(paged
     assert not any("ModifiedDate" in query for query in queries)  # the whole one is still due
 
 
+def test_what_was_modified_and_did_not_all_come_is_asked_for_again(paged: Paged) -> None:
+    paged.world.reconfigure(page_size=10)
+    paged.run()
+    before = paged.mark()
+    for _ in range(50):
+        paged.sandbox.catalog.advance()
+    paged.sandbox.fail("page_shift", endpoint="catalog_v2", shift=1)
+    record, _ = paged.run(1800)
+    assert (record.state, paged.mark()) == ("partial", before)
+    paged.sandbox.faults.clear()
+    record, queries = paged.run(1800)
+    assert record.state == "ok"
+    assert queries[0]["ModifiedDate"] == ["2025-12-31"]
+    assert paged.served() <= paged.stored()
+
+
 def test_small_letters_and_clamped_pages(paged: Paged) -> None:
     paged.world.reconfigure(page_size=1000)
     paged.sandbox.fail("pageindex", endpoint="catalog_v2")

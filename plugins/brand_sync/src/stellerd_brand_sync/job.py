@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 
 from stellerd import Context, Deferred, Done, Job, errors
-from stellerd_brand_sync import catalogue, digests, session, source, tables
+from stellerd_brand_sync import catalogue, digests, kept, session, source, tables
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import read_list
 from stellerd_brand_sync.fetched import Fetched
@@ -54,8 +54,8 @@ class BrandSync(Job):
 
     def needs(self, ctx: Context) -> Iterable[str]:
         """The limit of the configured API; none while a catalogue is kept."""
-        vendor = source.Vendor(ctx, _full_due(ctx))
-        return () if vendor.kept.look() else (vendor.bucket,)
+        usable = kept.there(ctx) and source.Vendor(ctx, _full_due(ctx)).kept.look()
+        return () if usable else (source.CATALOGUES[ctx.settings.catalog_api].bucket,)
 
     def run(self, ctx: Context) -> Done | Deferred:
         """One sync; what comes before the first half costs no request.

@@ -121,6 +121,14 @@ class Kept:
             os.close(fd)
 
 
+def there(ctx: Context) -> bool:
+    """There is a file, of whatever worth: a look that costs next to nothing."""
+    try:
+        return os.path.lexists(ctx.folder / NAME)
+    except errors.Unreachable:
+        return False
+
+
 def _open(folder: int) -> BinaryIO:
     """Raises: FileNotFoundError; ValueError when it is not this user's own file."""
     fd = os.open(NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
