@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from stellerd import config as configuration
 from stellerd import database, hosts
 from stellerd.config import Config
-from stellerd.context import Context, Services
+from stellerd.context import Services
 from stellerd.durations import parse_duration, parse_rate
 from stellerd.job import Job
 from stellerd.limiter import Limit, Limiter
@@ -60,6 +60,7 @@ def runner(
         progress=lambda done, total, unit: emit("progress", {"done": done, "total": total, "unit": unit}),
         quarantine=store.put_aside,
         host=hosts.this_host(config.state.host),
+        folder=config.state_folder(),
     )
     if store.clock is not None:
         services = replace(services, now=store.clock)
@@ -106,13 +107,9 @@ def engines(config: Config) -> Callable[[str], sa.Engine]:
 
 def check(runner: Runner) -> None:
     """Call the plugin's `check` with a context that belongs to no run."""
-    runner.job.check(_of_no_run(runner))
+    runner.job.check(runner.of_no_run())
 
 
 def database_problems(runner: Runner) -> list[tuple[str, str]]:
     """What the plugin finds wrong with its databases, each with the SQL that mends it."""
-    return list(runner.job.database_problems(_of_no_run(runner)))
-
-
-def _of_no_run(runner: Runner) -> Context:
-    return Context(runner.services, job=runner.name, settings=runner.settings, dry_run=True)
+    return list(runner.job.database_problems(runner.of_no_run()))

@@ -16,6 +16,7 @@ from stellerd import locate, tomllines
 from stellerd.errors import ConfigError
 from stellerd.secret import Secret
 from stellerd.settings import (
+    DEFAULT_FOLDER,
     BrokerSettings,
     DatabaseSettings,
     JobSettings,
@@ -75,6 +76,19 @@ class Config(Settings):
     def state_url(self) -> str:
         """URL of the state store."""
         return self._absolute(self.reveal(self.state.url, "state", "url"))
+
+    def state_folder(self) -> Path | None:
+        """Where jobs have folders of their own on this host; None: nowhere, the state is in memory.
+
+        Raises: ConfigError when it goes by the state store's URL and that cannot be read.
+        """
+        if self.state.folder:
+            return self.path(self.state.folder)
+        scheme, _, rest = self.state_url().partition(":")
+        if not scheme.startswith("sqlite"):
+            return Path(DEFAULT_FOLDER)
+        file = rest.removeprefix("///").partition("?")[0]
+        return None if file in ("", "//", ":memory:") else Path(file).parent
 
     def database_url(self, name: str) -> str:
         """URL of `[databases.name]`.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stellerd.errors import Unreachable
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -30,6 +35,7 @@ class Services:
     progress: Callable[[int, int | None, str], None]
     quarantine: Callable[[int, str, str, str, Any], None]
     host: str = ""
+    folder: Path | None = None
     now: Callable[[], datetime] = field(default=partial(datetime.now, UTC))
 
 
@@ -95,6 +101,16 @@ class Context:
         """What this job remembers between runs: `get(key, default)`, `set(key, value)`; values are JSON."""
         return self._services.cursor
 
+    @property
+    def folder(self) -> Path:
+        """A folder of this job's own on this host, which no other user can look into; made when first asked for.
+
+        Raises: Unreachable when it cannot be had.
+        """
+        if self._services.folder is None:
+            raise Unreachable("there is no folder for jobs while the state store is in memory; set [state] folder")
+        return _own(self._services.folder / "jobs" / self.job)
+
     def http(
         self,
         bucket: str,
@@ -151,3 +167,14 @@ class Context:
     def merge(self, counters: Mapping[str, int]) -> None:
         """Take over the counters of a `Done`."""
         self.counters.update(counters)
+
+
+def _own(path: Path) -> Path:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise Unreachable(f"{path}: {os.strerror(error.errno or 0)}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise Unreachable(f"{path}: must be a folder that belongs to user id {os.geteuid()} alone (mode 0700)")
+    return path

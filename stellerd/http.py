@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from stellerd import unpack
 from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable
 from stellerd.limiter import Limiter, Slot
 from stellerd.secret import Secret
@@ -32,15 +33,17 @@ _WAIT_FOR = re.compile(r"wait\s+for\s+(\d[\d,]{0,15}(?:\.\d+)?)\s*(min|m\b|hour|
 _UNIT = {"second": 1, "minute": 60, "hour": 3600}
 _SHORT = {"": 1, "m": 60, "h": 3600}
 """By the first letter; what is no minute and no hour is taken for seconds."""
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": unpack.ACCEPTED, "User-Agent": "stellerd"}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A 200 answer; `body` is decompressed, `headers` are case-insensitive."""
+    """A 200 answer; `headers` are case-insensitive. `body` is unpacked, and the receiver's to change: a copy of it as
+    bytes would hold it twice."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytearray
 
 
 class Http:
@@ -121,7 +124,7 @@ class Http:
                 response = session.get(
                     url,
                     params=params,
-                    headers={"Accept": "application/json", "User-Agent": "stellerd", **(headers or {})},
+                    headers=_HEADERS | dict(headers or {}),
                     auth=credentials,  # bytes are fine
                     stream=True,
                     allow_redirects=False,
@@ -129,10 +132,10 @@ class Http:
                 )
                 with response:
                     return self._read(response, deadline, name)
-        except (requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError) as error:
-            raise BadReply(f"{name}: {_plain(error)}") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise Unreachable(f"{name}: {_plain(error)}") from None
+            late = time.monotonic() >= deadline
+            why = f"no whole answer within {self.timeout:g} s" if late else _plain(error)
+            raise Unreachable(f"{name}: {why}") from None
 
     def _credentials(self) -> tuple[bytes, bytes] | None:
         """User and password in UTF-8 (RFC 7617)."""
@@ -158,18 +161,39 @@ class Http:
         said = f': "{_first_words(text)}"' if text.strip() else ""
         raise HttpStatus(status, f"{name}: answered {status}{hint}{said}")
 
-    def _body(self, response: requests.Response, deadline: float, cap: int, name: str) -> bytes:
+    def _body(self, response: requests.Response, deadline: float, cap: int, name: str) -> bytearray:
+        """Read and unpacked piece by piece: neither a slow nor a well packed body gets past deadline and cap."""
         parts = bytearray()
-        # read1, not iter_content: a drip of single bytes must not hide the deadline inside one read
-        while chunk := response.raw.read1(_CHUNK, decode_content=True):
-            parts += chunk
-            if len(parts) > cap:
-                raise BadReply(f"{name}: the body is larger than {cap} bytes")
+        try:
+            unpacker = unpack.Unpacker(response.headers.get("Content-Encoding", ""))
+            for chunk in self._chunks(response, deadline, name):
+                for piece in unpacker.feed(chunk, _CHUNK):
+                    parts += piece
+                    if len(parts) > cap:
+                        raise BadReply(f"{name}: the body is larger than {cap} bytes")
+            unpacker.finish()
+        except unpack.NotPacked as error:
+            raise BadReply(f"{name}: {error}") from None
+        return parts
+
+    def _chunks(self, response: requests.Response, deadline: float, name: str) -> Iterator[bytes]:
+        """The body as it comes.
+
+        Raises: Unreachable after `deadline`, and when this process is asked to end.
+        """
+        came = 0
+        while True:
+            _leave(response, deadline)
+            # read1, not iter_content: a drip of single bytes must not hide the deadline inside one read
+            chunk = response.raw.read1(_CHUNK, decode_content=False)
+            came += len(chunk)
             if time.monotonic() > deadline:
-                raise Unreachable(f"{name}: no whole answer within {self.timeout:g} s ({len(parts)} bytes came)")
+                raise Unreachable(f"{name}: no whole answer within {self.timeout:g} s ({came} bytes came)")
+            if not chunk:
+                return
+            yield chunk
             if self.wait(0):
                 raise Unreachable(f"{name}: given up, this process is stopping")
-        return bytes(parts)
 
     def _error_text(self, response: requests.Response, deadline: float, name: str) -> str:
         try:
@@ -201,8 +225,8 @@ class _HeadersInTime:
     def getresponse(self) -> Any:
         """What it says. Raises: TimeoutError."""
         self.sent()
-        late = threading.Event()
-        guard = threading.Timer(self.timeout, _shut, (self.sock, late))
+        late, sock = threading.Event(), self.sock  # http.client may let go of it with the last header
+        guard = threading.Timer(self.timeout, _shut, (sock, late))
         guard.daemon = True
         guard.start()
         try:
@@ -211,7 +235,16 @@ class _HeadersInTime:
             guard.cancel()
         if late.is_set():  # headers cut short look complete to http.client
             raise TimeoutError("timed out")
+        response.socket = sock
         return response
+
+
+def _leave(response: requests.Response, deadline: float) -> None:
+    """The next read may take what is left of the time, not the whole of it again."""
+    sock: socket.socket | None = getattr(response.raw, "socket", None)
+    if sock is not None:
+        with contextlib.suppress(OSError):  # closed: the read says so
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
 
 
 def _shut(sock: socket.socket, late: threading.Event) -> None:

@@ -70,6 +70,13 @@ class Job:
         """
         return ()
 
+    def needs(self, ctx: Context) -> Iterable[str]:
+        """The limits that the next run cannot do without; `buckets`, unless settings or circumstances decide.
+
+        Asked for whenever the schedule looks for the next run: to be cheap, and to change nothing.
+        """
+        return self.buckets
+
     def run(self, ctx: Context) -> Outcome | None:
         """Do one run (periodic) or serve until `ctx.stopping` (service). None means `Done()`."""
         raise NotImplementedError(f"{type(self).__name__}.run is not implemented")

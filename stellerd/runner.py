@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -152,13 +152,24 @@ class Runner:
         return Plan(following, following, "schedule")
 
     def _not_before_buckets(self, plan: Plan) -> Plan:
-        for bucket in self.job.buckets:
+        for bucket in self._needed():
             free = self.limiter.closed_until(bucket)
             if free is not None and free > plan.at:
                 first = self._first_slot(free)
                 slot = max(plan.slot, slots.slot_at(first, self.every, free))
                 plan = Plan(free, slot, plan.trigger, f"waits for the limit {bucket}")
         return plan
+
+    def _needed(self) -> Iterable[str]:
+        try:
+            return tuple(self.job.needs(self.of_no_run()))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a mistake of the plugin's must not end the schedule
+            self.services.log.error("the plugin cannot say which limits it needs", reason=redact(str(error)))
+            return self.job.buckets
+
+    def of_no_run(self) -> Context:
+        """A context for what the plugin is asked outside of its runs."""
+        return Context(self.services, job=self.name, settings=self.settings, dry_run=True)
 
     def _first_slot(self, now: datetime) -> datetime:
         text = Cursor(self.store, self.key).setdefault("schedule.first_slot", iso(now.replace(microsecond=0)))

@@ -93,6 +93,9 @@ class SupervisorSettings(Settings):
     )
 
 
+DEFAULT_FOLDER = "/var/lib/stellerd"
+
+
 class StateSettings(Settings):
     """Where runs, slots, limits and leases are kept."""
 
@@ -105,6 +108,11 @@ class StateSettings(Settings):
         60.0,
         description="A job of a host that died or was cut off is taken over by another after so long.",
         ge=1,
+    )
+    folder: str = Field(
+        "",
+        description='Where jobs keep files of their own on this host; "": beside an SQLite store, else '
+        f"{DEFAULT_FOLDER}.",
     )
     host: str = Field(
         "",

@@ -56,7 +56,10 @@ class Harness:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._stopping = False
         raw: dict[str, Any] = {
-            "state": {"url": state_url or f"sqlite:///{self.folder.absolute()}/state.db"},
+            "state": {
+                "url": state_url or f"sqlite:///{self.folder.absolute()}/state.db",
+                "folder": str(self.folder.absolute()),
+            },
             "databases": {key: {"url": url} for key, url in (databases or {}).items()},
             "limits": {key: {"rate": rate} for key, rate in (limits or {}).items()},
             "jobs": {name: {"settings": dict(settings or {})}},

@@ -566,12 +566,70 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(grown) * 1024 < cap + 16 * 1024 * 1024
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
-def test_a_body_that_cannot_be_unpacked_is_a_bad_reply(server: Server, client: Client, encoding: str) -> None:
-    server.answer = reply(b"this is not packed at all", Content_Encoding=encoding)
-    with contextlib.suppress(BadReply):
-        answer = client().get(server.url)
-        assert encoding in ("br", "zstd"), answer  # not ours to unpack: handed over as it came
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_a_body_is_held_once(server: Server, encoding: str) -> None:
+    size = 96 * 2**20
+    server.answer = reply(bomb(size) if encoding == "gzip" else bytes(size), Content_Encoding=encoding)
+    code = f"""
+import resource, structlog
+from stellerd.http import Http
+class Open:
+    def acquire(self, *args, **kwargs): pass
+    def report(self, *args, **kwargs): pass
+client = Http(Open(), "b", lambda s: False, auth=None, timeout=60, max_bytes=2**30, log=structlog.get_logger())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(client.get({server.url!r}).body))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    length, grown = map(int, done.stdout.split())
+    assert length == size
+    assert grown * 1024 < size + 24 * 2**20
+
+
+PACKED = gzip.compress(b'{"brands": []}')
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", b"this is not packed at all"), ("deflate", b"nor asked for"), ("br", b"x"), ("zstd", b"x"),
+        ("gzip, gzip", gzip.compress(PACKED)), ("gzip", PACKED + b"more"), ("gzip", PACKED[:-6] + bytes(6)),
+    ],
+    ids=["no gzip", "deflate", "br", "zstd", "twice", "more behind it", "wrong checksum"],
+)  # fmt: skip
+def test_a_body_that_cannot_be_unpacked_is_a_bad_reply(
+    server: Server, client: Client, encoding: str, body: bytes
+) -> None:
+    server.answer = reply(body, Content_Encoding=encoding)
+    with pytest.raises(BadReply):
+        client().get(server.url)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 12, 200, -5, -1])
+@pytest.mark.parametrize("ending", ["length", "connection"])
+def test_a_packed_body_that_ends_in_its_middle_is_no_body(
+    server: Server, client: Client, cut: int, ending: str
+) -> None:
+    packed = gzip.compress(bytes(range(256)) * 100)[:cut]
+    server.answer = reply(packed, Content_Encoding="gzip")
+    if ending == "connection":
+        server.answer = lambda handler: (
+            handler.send_response(200), handler.send_header("Content-Encoding", "gzip"), handler.end_headers(),
+            handler.wfile.write(packed), None,
+        )[-1]  # fmt: skip
+    with pytest.raises(BadReply, match="ends in its middle"):
+        client().get(server.url)
+
+
+def test_packed_bodies_may_follow_each_other(server: Server, client: Client) -> None:
+    server.answer = reply(gzip.compress(b"one ") + gzip.compress(b"two") + bytes(9), Content_Encoding="x-gzip")
+    assert client().get(server.url).body == b"one two"
+
+
+def test_only_what_can_be_unpacked_is_asked_for(server: Server, client: Client) -> None:
+    client().get(server.url)
+    assert server.requests[0][1]["accept-encoding"] == "gzip"
 
 
 @pytest.mark.parametrize("how", ["length", "chunk"])
@@ -665,10 +723,29 @@ def stall(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(4)
 
 
+def late_stall(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(b"x" * 500)
+    handler.wfile.flush()
+    server_is_slow = threading.Event()
+    server_is_slow.wait(1.0)
+    handler.wfile.write(b"x" * 500)
+    handler.wfile.flush()
+    server_is_slow.wait(4)
+
+
 @pytest.mark.parametrize("answer", [drip(True), drip(False), stall], ids=["body drips", "headers drip", "stalls"])
 def test_the_whole_exchange_has_one_deadline(server: Server, client: Client, answer: Answer) -> None:
     server.answer = answer
     assert seconds_of(lambda: client(timeout=0.6).get(server.url)) < 1.5
+
+
+def test_a_body_that_stalls_late_gets_the_rest_of_the_time_not_all_of_it_again(server: Server, client: Client) -> None:
+    server.answer = late_stall
+    with pytest.raises(Unreachable, match=r"no whole answer within 1\.2 s"):
+        client(timeout=1.2).get(server.url)
+    assert seconds_of(lambda: client(timeout=1.2).get(server.url)) < 1.9
 
 
 def test_a_server_that_says_nothing_is_given_up(server: Server, client: Client) -> None:

@@ -426,6 +426,23 @@ def test_planning_spends_no_slot(limited: Times) -> None:
     assert limited.runner.limiter.closed_until("b") is None
 
 
+def test_a_job_may_say_for_itself_which_limits_it_needs(limited: Times) -> None:
+    asked: list[Context] = []
+    limited.runner.job.needs = lambda ctx: asked.append(ctx) or ("c",)  # type: ignore[method-assign,func-returns-value]
+    limited.runner.limiter.try_acquire("b")
+    limited.plan()
+    assert limited.runner.plan().why == ""
+    assert {ctx.dry_run for ctx in asked} == {True}
+    limited.runner.limiter.try_acquire("c")
+    assert limited.runner.plan().why == "waits for the limit c"
+
+
+def test_a_job_that_cannot_say_so_waits_for_all_it_has_declared(limited: Times) -> None:
+    limited.runner.job.needs = lambda ctx: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    limited.runner.limiter.try_acquire("b")
+    assert limited.runner.plan().why == "waits for the limit b"
+
+
 def test_a_bucket_without_a_rate_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
     harness = Harness(job(lambda ctx: None, buckets=("zzz",)), folder=tmp_path)
     with pytest.raises(ConfigError, match=r"limits\.zzz: missing"):

@@ -174,6 +174,19 @@ def test_a_relative_database_file_starts_from_the_configuration(url: str, absolu
 
 
 @pytest.mark.parametrize(
+    ("state", "folder"),
+    [
+        ("url = 'sqlite:///lib/state.db'", "/etc/x/lib"), ("url = 'sqlite:////var/x/state.db?timeout=3'", "/var/x"),
+        ("url = 'sqlite:///:memory:'", None), ("url = 'sqlite://'", None),
+        ("url = 'postgresql://h/db'", "/var/lib/stellerd"),
+        ("url = 'sqlite://'\nfolder = 'jobs'", "/etc/x/jobs"), ("folder = '/srv/x'", "/srv/x"),
+    ],
+)  # fmt: skip
+def test_jobs_have_their_folders_beside_the_state_store(state: str, folder: str | None) -> None:
+    assert parsed(f"[state]\n{state}").state_folder() == (folder and Path(folder))
+
+
+@pytest.mark.parametrize(
     ("url", "absolute"), [("spool:///var/spool", "spool:///var/spool"), ("amqp://h/%2F", "amqp://h/%2F")]
 )
 def test_a_broker_url_stays_what_it_is(url: str, absolute: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ import structlog
 
 from stellerd import Context
 from stellerd.context import Services
+from stellerd.errors import Unreachable
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 
@@ -97,3 +102,36 @@ def test_a_run_without_a_slot_has_the_present_as_its_slot(world: World) -> None:
 def test_a_run_has_the_slot_it_is_for(world: World) -> None:
     slot = datetime(2026, 1, 1, tzinfo=UTC)
     assert context(world, slot=slot).slot == slot
+
+
+def test_a_job_has_a_folder_of_its_own(world: World, tmp_path: Path) -> None:
+    ctx = Context(replace(world.services(), folder=tmp_path), job="a", settings=None)
+    assert ctx.folder == ctx.folder == tmp_path / "jobs" / "a"
+    assert stat.S_IMODE(ctx.folder.stat().st_mode) == 0o700
+
+
+def _link(path: Path) -> None:
+    (path.parent / "real").mkdir(mode=0o700)
+    path.symlink_to(path.parent / "real")
+
+
+def _open_to_others(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o750)
+
+
+@pytest.mark.parametrize("spoil", [_link, _open_to_others, Path.touch, lambda path: path.parent.rmdir()])
+def test_a_folder_that_is_not_the_jobs_alone_is_not_used(
+    world: World, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    spoil(tmp_path / "jobs" / "a")
+    if not (tmp_path / "jobs").exists():
+        (tmp_path / "jobs").touch()
+    with pytest.raises(Unreachable):
+        _ = Context(replace(world.services(), folder=tmp_path), job="a", settings=None).folder
+
+
+def test_without_a_place_for_it_a_job_has_no_folder(world: World) -> None:
+    with pytest.raises(Unreachable, match=r"set \[state\] folder"):
+        _ = context(world).folder

@@ -119,6 +119,13 @@ def test_a_200_that_is_no_catalogue(sandbox, kind):
             answer.json()
 
 
+def test_wrong_types_are_json_that_no_catalogue_has(sandbox):
+    sandbox.fail("wrong_types")
+    answer = get(sandbox).json()
+    assert not isinstance(answer["brands"], list)
+    assert not isinstance(answer["items"], list)
+
+
 def test_truncated_json_is_a_whole_http_answer(sandbox):
     sandbox.fail("truncated")
     answer = get(sandbox)

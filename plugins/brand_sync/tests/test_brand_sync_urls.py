@@ -121,7 +121,7 @@ def test_settings_hold_the_canonical_form() -> None:
 
 def test_a_catalogue_api_that_does_nothing_is_not_accepted() -> None:
     with pytest.raises(ValidationError, match="catalog_api"):
-        _settings(catalog_api="v2")
+        _settings(catalog_api="v3")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from stellerd_bamboo_sandbox.badrows import KINDS as ROW_KINDS
 
 Kind = Literal[
     "early_429",  # instead of a decision by the limit
-    "server_error", "bad_gateway", "forbidden", "redirect", "not_json", "wrong_shape", "empty",  # another answer
+    "server_error", "bad_gateway", "forbidden", "redirect", "not_json", "wrong_shape", "wrong_types",
+    "empty",  # another answer
     "truncated", "bad_rows", "page_shift", "pageindex",  # 200 with another body
     "slow_body", "stall", "drip", "silent", "cut", "reset", "gzip_bomb",  # the answer on its way
 ]  # fmt: skip

@@ -157,5 +157,8 @@ _OTHER_ANSWERS: dict[str, Callable[[Fault], Answer]] = {
     "redirect": lambda fault: Answer(fault.status or 302, "", headers={"Location": fault.location}),
     "not_json": lambda fault: Answer(200, "", Body([_HTML_200]), HTML),
     "wrong_shape": lambda fault: _json_answer(200, "", {"data": {"brands": None}}),
+    "wrong_types": lambda fault: _json_answer(
+        200, "", {"brands": {"0": None}, "items": "none", "count": [], "pageIndex": "first", "pageSize": -1}
+    ),
     "empty": lambda fault: Answer(200, ""),
 }

@@ -12,7 +12,7 @@ from stellerd import errors
 from stellerd_brand_sync import values
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.values import Unusable
-from stellerd_brand_sync.wire import BAD_JSON, decode_list, readable, short_key
+from stellerd_brand_sync.wire import BAD_JSON, Body, decode_list, readable, short_key
 
 CategoryRow = tuple[int, str, str | None]
 """id, name, description."""
@@ -45,7 +45,7 @@ _decode_item = msgspec.json.Decoder(CategoryItem).decode
 _decode_loose = msgspec.json.Decoder(list[CategoryItem | int | str] | None).decode
 
 
-def read_list(body: bytes, aside: Aside) -> list[CategoryRow]:
+def read_list(body: Body, aside: Aside) -> list[CategoryRow]:
     """The vendor's categories; each bad one goes to `aside`.
 
     Raises: BadReply when the body is no list or has no usable item.

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
 from stellerd import Context, Deferred, Done, Job, errors
-from stellerd_brand_sync import catalogue, digests, session, source, tables
+from stellerd_brand_sync import catalogue, digests, kept, session, source, tables
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import read_list
+from stellerd_brand_sync.fetched import Fetched
 from stellerd_brand_sync.merge import Merge
 from stellerd_brand_sync.settings import BrandSyncSettings
 
 _OLDEST_SQLITE = (3, 39, 0)
 _LAST = "catalogue"
+_NEAR = timedelta(seconds=2)
+"""A slot nearer than this is waited for in place: the paged API's window is a second."""
+
+
+class Refused(errors.JobFailed):
+    """A catalogue that is not to be stored, whatever the database says."""
+
+
+class Incomplete(errors.JobFailed):
+    """What came is stored; it was not all."""
 
 
 class BrandSync(Job):
@@ -40,16 +52,21 @@ class BrandSync(Job):
         """
         _require_ready(ctx, create=False)
 
+    def needs(self, ctx: Context) -> Iterable[str]:
+        """The limit of the configured API; none while a catalogue is kept."""
+        usable = kept.there(ctx) and source.Vendor(ctx, _full_due(ctx)).kept.look()
+        return () if usable else (source.CATALOGUES[ctx.settings.catalog_api].bucket,)
+
     def run(self, ctx: Context) -> Done | Deferred:
         """One sync; what comes before the first half costs no request.
 
         Raises: JobFailed when both halves failed or the database is not ready; Unreachable when it does not answer.
         """
         settings: BrandSyncSettings = ctx.settings
-        bucket = source.CATALOGUES[settings.catalog_api].bucket
-        closed = ctx.limiter.closed_until(bucket)
-        if closed is not None:
-            return Deferred(closed, f"the limit {bucket} is used up; no request was sent")
+        vendor = source.Vendor(ctx, _full_due(ctx))
+        closed = ctx.limiter.closed_until(vendor.bucket)
+        if closed is not None and closed - ctx.now() > _NEAR and not vendor.kept.look():
+            return Deferred(closed, f"the limit {vendor.bucket} is used up; no request was sent")
         _require_ready(ctx, create=settings.create_tables)
         first = _half(ctx, "categories", sync_categories)
         second = _half(ctx, "catalogue", sync_catalogue)
@@ -80,7 +97,7 @@ def _outcome(first: errors.StellerdError | None, second: errors.StellerdError | 
     )
     if isinstance(second, errors.RateLimited) and second.until is not None:
         return Deferred(second.until, "; ".join(problems))
-    if first is not None and second is not None:
+    if first is not None and second is not None and not isinstance(second, Incomplete):
         away = isinstance(first, errors.Unreachable) and isinstance(second, errors.Unreachable)
         raise (errors.Unreachable if away else errors.JobFailed)("; ".join(problems))
     return Done(problems=problems)
@@ -106,36 +123,51 @@ def sync_catalogue(ctx: Context) -> None:
 
     Raises: any stellerd error; then nothing of this half is stored.
     """
-    settings: BrandSyncSettings = ctx.settings
     began = time.monotonic()
-    fetched = source.CATALOGUES[settings.catalog_api].fetch(ctx)
+    vendor = source.Vendor(ctx, _full_due(ctx))
+    fetched = vendor.catalogue()
     ctx.count(bytes=fetched.size, fetch_ms=round((time.monotonic() - began) * 1000))
     last = ctx.cursor.get(_LAST) or {}
-    order = _order(ctx, last, len(fetched.brands))
+    order = _order(ctx, last, fetched)
     aside = Aside()
     try:
         with _transaction(ctx) as connection:
             stored = catalogue.store(connection, fetched.brands, order, aside)
+    except Refused as error:
+        vendor.kept.drop(str(error))
+        raise
     finally:
         aside.report(ctx)
-    if not ctx.dry_run:
+    if not ctx.dry_run and order.complete:
         full_at = ctx.now().timestamp() if order.full else last["full_at"]
         ctx.cursor.set(_LAST, {"products": stored.usable, "full_at": full_at})
+    vendor.stored(fetched.facts)
     ctx.count(**stored.counters)
     ctx.progress(stored.counters["products"], stored.counters["products"], "products")
+    if fetched.facts.problem:
+        raise Incomplete(f"catalogue: {fetched.facts.problem}")
 
 
-def _order(ctx: Context, last: Mapping[str, Any], total: int) -> catalogue.Order:
+def _full_due(ctx: Context) -> bool:
+    """Everything is to be compared."""
     settings: BrandSyncSettings = ctx.settings
-    age = ctx.now().timestamp() - float(last.get("full_at", 0))
+    age = ctx.now().timestamp() - float((ctx.cursor.get(_LAST) or {}).get("full_at", 0))
+    return settings.full_compare or not 0 <= age < settings.full_compare_every
+
+
+def _order(ctx: Context, last: Mapping[str, Any], fetched: Fetched) -> catalogue.Order:
+    settings: BrandSyncSettings = ctx.settings
+    total = len(fetched.brands)
 
     def guard(usable: int, stored: int) -> None:
-        refuse_shrunk(usable, int(last.get("products", 0)) or stored, settings)
+        if fetched.facts.complete:
+            refuse_shrunk(usable, int(last.get("products", 0)) or stored, settings)
 
     return catalogue.Order(
         now=ctx.now(),
         write=not ctx.dry_run,
-        full=settings.full_compare or not 0 <= age < settings.full_compare_every,
+        full=_full_due(ctx),
+        complete=fetched.facts.complete,
         guard=guard,
         progress=lambda done, of: ctx.progress(total - of + done, total, "brands"),
     )
@@ -144,15 +176,15 @@ def _order(ctx: Context, last: Mapping[str, Any], total: int) -> catalogue.Order
 def refuse_shrunk(usable: int, last: int, settings: BrandSyncSettings) -> None:
     """A catalogue that is empty or lost too much at once is the vendor's mistake more often than the truth.
 
-    Raises: JobFailed; the caller's transaction is undone.
+    Raises: Refused; the caller's transaction is undone.
     """
     if usable < settings.min_products:
-        raise errors.JobFailed(
+        raise Refused(
             f"catalogue: {usable:,} usable products came, min_products is {settings.min_products:,}: refused, nothing "
             "was changed; what was put aside says why rows were not usable"
         )
     if usable < last * (1 - settings.max_shrink):
-        raise errors.JobFailed(
+        raise Refused(
             f"catalogue: {usable:,} usable products came, the last one had {last:,}, and max_shrink is "
             f"{settings.max_shrink:.0%}: refused, nothing was changed; if the vendor really dropped so many, run "
             "once with --set max_shrink=1"

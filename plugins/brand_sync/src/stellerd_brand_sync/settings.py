@@ -46,12 +46,23 @@ class BrandSyncSettings(Settings):
     )
     base_url_v2: Annotated[str, AfterValidator(lambda text: urls.normalised(text, "v2.0"))] = Field(
         "https://api.bamboocardportal.com/api/integration/v2.0",
-        description="Base of API v2 (categories); the same forms.",
+        description="Base of API v2 (categories, paged catalogue); the same forms.",
     )
     client_id: Secret = Field(description="User name of the API's Basic authentication.")
     client_secret: Secret = Field(description="Its password.")
     database: str = Field("steller", description="Which [databases.NAME] to write to.")
-    catalog_api: Literal["v1"] = Field("v1", description="Which catalogue to fetch; v1 is the one there is.")
+    catalog_api: Literal["v1", "v2"] = Field(
+        "v1", description="Which catalogue to fetch: v1 comes in one body, v2 in pages."
+    )
+    page_size: int = Field(
+        100, description="v2: brands asked for at once; the vendor may give fewer and says so.", ge=1, le=10_000
+    )
+    full_refresh_every: Duration = Field(
+        86_400.0,
+        description="v2: how often the whole catalogue is fetched; only then is it seen what vanished. In between only "
+        "brands modified since the last fetch are asked for.",
+        ge=0,
+    )
     full_compare_every: Duration = Field(
         86_400.0,
         description="How often brands that look as they did are compared with the database too: rows that somebody "
@@ -67,9 +78,19 @@ class BrandSyncSettings(Settings):
         "user 1. false: the platform owns them, nothing is altered.",
     )
     timeout: Duration = Field(
-        600.0, description="Longest exchange with the API; the live catalogue took minutes to come.", gt=0
+        600.0,
+        description="Longest fetch, all pages of the catalogue together; the live one took minutes to come.",
+        gt=0,
     )
-    max_body: Size = Field(256 * 1024**2, description="Largest answer, decompressed.", gt=0)
+    max_body: Size = Field(
+        256 * 1024**2, description="Largest answer, decompressed; all pages of the catalogue together.", gt=0
+    )
+    keep_payload: bool = Field(
+        True,
+        description="A catalogue that was fetched and could not be stored is kept in the job's folder (see [state] "
+        "folder), and the next run needs no call.",
+    )
+    payload_fresh: Duration = Field(3600.0, description="A kept catalogue older than this is not used.", ge=0)
     min_products: int = Field(1, description="A catalogue with fewer usable products is refused.", ge=0)
     max_shrink: float = Field(
         0.3,

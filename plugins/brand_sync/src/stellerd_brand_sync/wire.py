@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,11 +19,35 @@ _ESCAPE = re.compile(  # whole pairs and other escapes are matched too, so that 
 )
 
 
+Body = bytes | bytearray
+"""An answer. Brands are views into it, not copies."""
+
+
 class _V1(msgspec.Struct):
     brands: list[msgspec.Raw]
 
 
-def decode_v1(body: bytes) -> list[msgspec.Raw]:
+_Number = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Page(msgspec.Struct, rename="camel"):
+    """A page of the v2 catalogue; the echoed numbers are None where the vendor left them out."""
+
+    count: _Number
+    items: list[msgspec.Raw] | None
+    page_size: _Number | None = None
+    page_index: _Number | None = None
+    small_index: _Number | None = msgspec.field(default=None, name="pageindex")
+
+
+class _Keyed(msgspec.Struct):
+    internal_id: Any = msgspec.field(default=None, name="internalId")
+
+
+_decode_key = msgspec.json.Decoder(_Keyed).decode
+
+
+def decode_v1(body: Body) -> list[msgspec.Raw]:
     """The brands of `{"brands": [...]}`, undecoded.
 
     Raises: BadReply when the body is anything else.
@@ -31,34 +56,59 @@ def decode_v1(body: bytes) -> list[msgspec.Raw]:
     return decoded.brands
 
 
-def decode_list(body: bytes, what: str) -> list[msgspec.Raw]:
+def decode_page(body: Body) -> Page:
+    """A page, its brands undecoded. Raises: BadReply when the body is anything else."""
+    decoded: Page = _decode(body, Page, "catalogue")
+    return decoded
+
+
+def decode_list(body: Body, what: str) -> list[msgspec.Raw]:
     """The items of a JSON list, undecoded. Raises: BadReply when the body is anything else."""
     decoded: list[msgspec.Raw] = _decode(body, list[msgspec.Raw], what)
     return decoded
 
 
-def _decode(body: bytes, shape: Any, what: str) -> Any:
-    body = body.removeprefix(_BOM)
+def brand_key(raw: msgspec.Raw) -> str:
+    """What tells a brand from others: its internalId, or its bytes where it has none."""
+    try:
+        key = _decode_key(raw).internal_id
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        key = None
+    return key if key and isinstance(key, str) else f"#{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
+
+
+def _decode(body: Body, shape: Any, what: str) -> Any:
+    if body.startswith(_BOM):
+        body = body if isinstance(body, bytearray) else bytearray(body)
+        del body[: len(_BOM)]  # moves nothing: a bytearray can begin anywhere
     try:
         try:
-            return msgspec.json.decode(body, type=shape)
+            return msgspec.json.decode(body, type=shape, strict=False)
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            mended = without_half_pairs(body)
-            if mended == body:
+            body = body if isinstance(body, bytearray) else bytearray(body)
+            if not mend_half_pairs(body):
                 raise
-            return msgspec.json.decode(mended, type=shape)
+            return msgspec.json.decode(body, type=shape, strict=False)
     except msgspec.MsgspecError as error:
         raise errors.BadReply(f"{what}: the answer cannot be read ({readable(error)}); {_looks_like(body)}") from None
 
 
-def without_half_pairs(body: bytes) -> bytes:
-    """Half a surrogate pair makes the decoder refuse the whole body: as a NUL it costs only the item it is in."""
-    return _ESCAPE.sub(lambda match: b"\\u0000" if match["half"] else match[0], body)
+def mend_half_pairs(body: bytearray) -> bool:
+    """Half a surrogate pair makes the decoder refuse the whole body: as a NUL it costs only the item it is in.
+
+    Returns: whether there was any. It is mended in place: the body may be large.
+    """
+    found = False
+    for match in _ESCAPE.finditer(body):
+        if match["half"]:
+            body[match.start() : match.end()] = b"\\u0000"
+            found = True
+    return found
 
 
-def _looks_like(body: bytes) -> str:
+def _looks_like(body: Body) -> str:
     start = " ".join(body[:200].decode("utf-8", "replace").split())
     return f"{len(body)} bytes that begin with {start[:60]!r}" if start else "it is empty"
 
