@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 
 from stellerd import Context, Deferred, Done, Job, errors
-from stellerd_brand_sync import catalogue, digests, session, source, tables
+from stellerd_brand_sync import catalogue, diff, digests, session, source, tables
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import read_list
 from stellerd_brand_sync.merge import Merge
@@ -51,6 +51,7 @@ class BrandSync(Job):
         if closed is not None:
             return Deferred(closed, f"the limit {bucket} is used up; no request was sent")
         _require_ready(ctx, create=settings.create_tables)
+        ctx.count(quarantined=0)  # said even when it is nothing
         first = _half(ctx, "categories", sync_categories)
         second = _half(ctx, "catalogue", sync_catalogue)
         return _outcome(first, second)
@@ -92,13 +93,17 @@ def sync_categories(ctx: Context) -> None:
     Raises: any stellerd error; then nothing of this half is stored.
     """
     aside = Aside()
+    began = time.monotonic()
     try:
         rows = read_list(source.categories(ctx), aside)
         with _transaction(ctx) as connection:
-            written = Merge(connection, ctx.now(), write=not ctx.dry_run).categories(rows)
+            merge = Merge(connection, ctx.now(), write=not ctx.dry_run)
+            if ctx.dry_run:
+                diff.show_categories(ctx.log, merge.known_categories().stored, rows)
+            written = merge.categories(rows)
     finally:
         aside.report(ctx)
-    ctx.count(categories=len(rows), rows=written)
+    ctx.count(categories=len(rows), rows=written, categories_ms=catalogue.ms(began, time.monotonic()))
 
 
 def sync_catalogue(ctx: Context) -> None:
@@ -109,19 +114,20 @@ def sync_catalogue(ctx: Context) -> None:
     settings: BrandSyncSettings = ctx.settings
     began = time.monotonic()
     fetched = source.CATALOGUES[settings.catalog_api].fetch(ctx)
-    ctx.count(bytes=fetched.size, fetch_ms=round((time.monotonic() - began) * 1000))
+    ctx.count(bytes=fetched.size, fetch_ms=catalogue.ms(began, time.monotonic()))
     last = ctx.cursor.get(_LAST) or {}
     order = _order(ctx, last, len(fetched.brands))
     aside = Aside()
     try:
         with _transaction(ctx) as connection:
             stored = catalogue.store(connection, fetched.brands, order, aside)
+            merged = time.monotonic()
+        ctx.count(commit_ms=catalogue.ms(merged, time.monotonic()), **stored.counters)
     finally:
         aside.report(ctx)
     if not ctx.dry_run:
         full_at = ctx.now().timestamp() if order.full else last["full_at"]
         ctx.cursor.set(_LAST, {"products": stored.usable, "full_at": full_at})
-    ctx.count(**stored.counters)
     ctx.progress(stored.counters["products"], stored.counters["products"], "products")
 
 
@@ -132,12 +138,17 @@ def _order(ctx: Context, last: Mapping[str, Any], total: int) -> catalogue.Order
     def guard(usable: int, stored: int) -> None:
         refuse_shrunk(usable, int(last.get("products", 0)) or stored, settings)
 
+    def look(found: catalogue.Findings) -> None:
+        diff.show(ctx.log, found, out_of_stock=settings.on_missing == "out-of-stock")
+
     return catalogue.Order(
         now=ctx.now(),
         write=not ctx.dry_run,
         full=settings.full_compare or not 0 <= age < settings.full_compare_every,
+        out_of_stock=settings.on_missing == "out-of-stock",
         guard=guard,
         progress=lambda done, of: ctx.progress(total - of + done, total, "brands"),
+        look=look if ctx.dry_run else None,
     )
 
 

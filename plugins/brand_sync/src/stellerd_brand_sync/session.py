@@ -19,7 +19,8 @@ _SQLITE_AWAY = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
 }  # fmt: skip
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '120s'"
+# Statements that are run once are not worth compiling
+_LOCAL = "SET LOCAL lock_timeout = '120s'; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off"
 
 
 @contextmanager
@@ -44,8 +45,7 @@ def transaction(engine: sa.Engine, database: str, *, keep: bool = True) -> Itera
 
 def _exclude_others(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.text(_LOCK_TIMEOUT))
-        connection.execute(sa.text("SET LOCAL timezone = 'UTC'"))
+        connection.exec_driver_sql(_LOCAL)
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
 
 
