@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 
 from stellerd import Context, Deferred, Done, Job, errors
-from stellerd_brand_sync import catalogue, diff, digests, session, source, tables
+from stellerd_brand_sync import catalogue, diff, digests, problems, session, source, tables
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import read_list
 from stellerd_brand_sync.merge import Merge
@@ -39,6 +39,16 @@ class BrandSync(Job):
         Raises: ConfigError, Unreachable or JobFailed.
         """
         _require_ready(ctx, create=False)
+
+    def database_problems(self, ctx: Context) -> list[tuple[str, str]]:
+        """Tables, columns, types, seed rows, rights, sequences and our own table, each with the SQL that mends it.
+
+        Raises: Unreachable or JobFailed when the database cannot be asked.
+        """
+        settings: BrandSyncSettings = ctx.settings
+        engine = ctx.engine(settings.database)
+        with session.transaction(engine, settings.database, keep=False, alone=False) as connection:
+            return problems.for_people(problems.find(connection, ours=settings.create_tables))
 
     def run(self, ctx: Context) -> Done | Deferred:
         """One sync; what comes before the first half costs no request.
@@ -191,8 +201,7 @@ def _own_table(ctx: Context, engine: sa.Engine) -> None:
             return
     try:
         with session.transaction(engine, settings.database) as connection:
-            for statement in digests.create_statements(engine.dialect.name):
-                connection.exec_driver_sql(statement)
+            digests.create(connection)
     except errors.JobFailed as error:
         ctx.log.warning("every run compares everything: no table to keep digests in", reason=str(error))
 
@@ -201,7 +210,7 @@ def _prepare(connection: sa.Connection, settings: BrandSyncSettings) -> None:
     """Owned tables are created (a dry run or a check undoes it); in either case they must be as needed."""
     if settings.create_tables:
         tables.create_missing(connection)
-    tables.require(connection)
+    problems.require(connection)
 
 
 @contextmanager

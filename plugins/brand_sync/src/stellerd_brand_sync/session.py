@@ -24,16 +24,18 @@ _LOCAL = "SET LOCAL lock_timeout = '120s'; SET LOCAL timezone = 'UTC'; SET LOCAL
 
 
 @contextmanager
-def transaction(engine: sa.Engine, database: str, *, keep: bool = True) -> Iterator[sa.Connection]:
+def transaction(engine: sa.Engine, database: str, *, keep: bool = True, alone: bool = True) -> Iterator[sa.Connection]:
     """A transaction that excludes any other sync; commits at the end if `keep`, otherwise undoes everything.
 
+    `alone` False: it does not wait for a sync that is going on.
     On PostgreSQL an advisory lock of the transaction, on SQLite BEGIN IMMEDIATE (the core's engine begins so).
     Raises: Unreachable when the database does not answer, JobFailed when it refuses; neither holds a password.
     """
     where = f'database "{database}" ({shown(engine.url)})'
     try:
         with engine.connect() as connection, connection.begin() as begun:
-            _exclude_others(connection)
+            if alone:
+                _exclude_others(connection)
             yield connection
             if not keep:
                 begun.rollback()
