@@ -272,7 +272,6 @@ def memory() -> Iterator[sa.Connection]:
     engine = open_engine("sqlite:///:memory:", "test")
     with engine.connect() as connection:
         tables.create_missing(connection)
-        for statement in digests.create_statements("sqlite"):
-            connection.exec_driver_sql(statement)
+        digests.create(connection)
         yield connection
     engine.dispose()

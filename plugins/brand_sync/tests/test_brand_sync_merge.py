@@ -23,11 +23,6 @@ LINKS = 'SELECT b."InternalId", c."CategoryId" FROM "BrandCategories" c JOIN "Br
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
 
 
-def make_digests(connection: sa.Connection) -> None:
-    for statement in digests.create_statements(connection.dialect.name):
-        connection.exec_driver_sql(statement)
-
-
 def apply(connection: sa.Connection, brands: list[dict[str, Any]], **order: Any) -> dict[str, int]:
     """Store a catalogue; the counters."""
     raws = wire.decode_v1(json.dumps({"brands": brands}).encode())
@@ -354,6 +349,6 @@ def test_any_catalogue_after_any_other_on_postgresql(postgres_url: str, first: A
     engine = open_engine(postgres_url, "test")
     with engine.connect() as connection:  # never committed: each example begins on empty tables
         tables.create_missing(connection)
-        make_digests(connection)
+        digests.create(connection)
         _a_then_b(connection, first, second)
     engine.dispose()

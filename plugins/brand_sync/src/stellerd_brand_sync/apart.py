@@ -75,7 +75,8 @@ class _Search:
         rows = connection.exec_driver_sql("SELECT position, internal_id, products FROM all_bs_brands ORDER BY 1")
         brands = [(position, key, products) for position, key, products in rows]
         self._halve(brands)
-        self._fill(brands[0][0], brands[-1][0])  # refused or not, it is in the catalogue
+        self._fill(brands[0][0], brands[-1][0])
+        self._leave([brand.position for brand in self._guilty])
         for table in STAGES:
             connection.exec_driver_sql(f"DROP TABLE all_{table}")
         return self._tally, self._guilty
@@ -109,6 +110,12 @@ class _Search:
                 raise
             return _reason(error.orig)
         return ""
+
+    def _leave(self, guilty: Sequence[int]) -> None:
+        """What remains staged is what is stored, or was as it is."""
+        for table in STAGES:
+            statement = sa.text(f"DELETE FROM {table} WHERE position = :position")  # noqa: S608 - ours
+            self._merge.connection.execute(statement, [{"position": position} for position in guilty])
 
     def _fill(self, first: int, last: int) -> None:
         """Stage the brands between two positions and nothing else."""

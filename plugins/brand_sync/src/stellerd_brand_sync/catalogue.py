@@ -12,10 +12,11 @@ import sqlalchemy as sa
 
 from stellerd_brand_sync import apart, digests
 from stellerd_brand_sync.aside import Aside
+from stellerd_brand_sync.categories import CategoryRow
 from stellerd_brand_sync.decode import Decoder
 from stellerd_brand_sync.digests import Digests, Known
 from stellerd_brand_sync.merge import Merge, Tally
-from stellerd_brand_sync.missing import Missing
+from stellerd_brand_sync.missing import Missing, Spared
 from stellerd_brand_sync.wire import ids_of, loose, products_of
 
 _ROUNDS = 3
@@ -34,8 +35,9 @@ class Order:
     """How a catalogue is to be stored.
 
     `write` False: compare only. `full`: compare brands that look unchanged too. `complete`: it is the whole
-    catalogue, so that what is not in it has vanished. `guard(usable products, products stored)` may refuse it;
-    `progress(brands, of so many)`; `look` is shown the merge before its tables are dropped.
+    catalogue, so that what is not in it has vanished; with `out_of_stock` its "Count" becomes 0.
+    `guard(usable products, products stored)` may refuse it; `progress(brands, of so many)`; `look` is shown what was
+    found before the merge's tables are dropped.
     """
 
     now: datetime
@@ -45,7 +47,17 @@ class Order:
     out_of_stock: bool = False
     guard: Callable[[int, int], None] = _accept
     progress: Callable[[int, int], None] = _quiet
-    look: Callable[[Merge, Missing], None] | None = None
+    look: Callable[[Findings], None] | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A merge that has been worked out, its tables still there; `categories`: those that brands bring along."""
+
+    merge: Merge
+    missing: Missing
+    categories: list[CategoryRow]
+    counters: dict[str, int]
 
 
 @dataclass
@@ -83,20 +95,35 @@ class _Storing:
         self.order.guard(usable, self.products)
         tally, refused = self._write()
         after = self.products + tally.new
-        missing = Missing(self.merge, self.unchanged.values(), self.decoder.spared)
+        missing = Missing(self.merge, self.unchanged.values(), self._spared())
         vanished = missing.count(after, usable - refused) if self.order.complete else 0
         if vanished and self.order.out_of_stock:
             tally.rows += missing.out_of_stock()
-        if self.order.look:
-            self.order.look(self.merge, missing)
-        self.merge.finish()
+        fetched = self.decoder.fetched + unchanged
         counters = {
-            "fetched": self.decoder.fetched + unchanged, "products": after,
-            "brands": self.stored_brands + tally.new_brands, "new": tally.new, "changed": tally.changed,
-            "unchanged": usable - tally.new - tally.changed - refused, "vanished": vanished, "rows": tally.rows,
-            "stage_ms": _ms(began, seen), "merge_ms": _ms(seen, time.perf_counter()),
+            "fetched": fetched, "new": tally.new, "changed": tally.changed,
+            "unchanged": usable - tally.new - tally.changed - refused, "unusable": fetched - usable + refused,
+            "vanished": vanished, "products": after, "brands": self.stored_brands + tally.new_brands,
+            "rows": tally.rows,
         }  # fmt: skip
+        self._show(counters)
+        self.merge.finish()
+        counters |= {"stage_ms": ms(began, seen), "merge_ms": ms(seen, time.perf_counter())}
         return Stored(usable, counters)
+
+    def _spared(self) -> Spared:
+        known = self.decoder.brands | set(self.unchanged.values())
+        return Spared(set(self.decoder.spared), self.decoder.spared_brands - known)
+
+    def _show(self, counters: dict[str, int]) -> None:
+        """Let `look` see what vanished from unchanged brands too: in earlier runs, but vanished it has."""
+        if not self.order.look:
+            return
+        spared = self._spared()
+        for position in self.unchanged:
+            spared.ids.update(ids_of(products_of(loose(self.brands[position]))))
+        missing = Missing(self.merge, (), spared)
+        self.order.look(Findings(self.merge, missing, list(self.decoder.book.new.values()), counters))
 
     def _leave_out(self) -> None:
         """Find the brands that need not be looked at; none, where rows are gone that they had."""
@@ -151,5 +178,6 @@ class _Storing:
         return tally, sum(brand.products for brand in guilty)
 
 
-def _ms(since: float, until: float) -> int:
+def ms(since: float, until: float) -> int:
+    """Milliseconds between two times in seconds."""
     return round((until - since) * 1000)

@@ -107,7 +107,8 @@ class Decoder:
     """Reads brands; remembers ids, so that a second brand or product of the same id in one catalogue is found.
 
     `fetched` counts the products that came, usable or not; `brands` are the internal ids of the usable brands, `clean`
-    those of which nothing was put aside; `spared` are ids of products that came in a form that cannot be stored.
+    those of which nothing was put aside; `spared` are ids of products that came in a form that cannot be stored, and
+    `spared_brands` internal ids of brands whose products cannot even be told.
     """
 
     def __init__(self, book: CategoryBook, aside: Aside) -> None:
@@ -116,6 +117,7 @@ class Decoder:
         self.brands: set[str] = set()
         self.clean: set[str] = set()
         self.spared: set[int] = set()
+        self.spared_brands: set[str] = set()
         self._products: set[int] = set()
 
     def read(self, raws: Iterable[tuple[int, msgspec.Raw]]) -> Iterator[BrandRows]:
@@ -151,18 +153,27 @@ class Decoder:
         """As much of a brand as can be stored; None when it is nothing."""
         try:
             brand = _decode_loose_brand(raw)
-            self.fetched += len(brand.products or ())
             rows = BrandRows(self._brand_row(position, brand))
         except BAD_JSON as error:
             key = short_key(raw, ("internalId", "name"), f"brand {position}")
             self.aside.add("brand", key, readable(error), bytes(raw))
-            self._spare(products_of(loose(raw)))
+            self._spare_brand(loose(raw))
             return None
+        self.fetched += len(brand.products or ())
         self.brands.add(rows.brand[1])
         self._add_links(rows, brand, raw)
         for number, product in enumerate(brand.products or ()):
             self._add_product(rows, product, number)
         return rows
+
+    def _spare_brand(self, brand: Any) -> None:
+        """What a bad brand has is not gone, though none of it can be stored."""
+        products = products_of(brand)
+        self.fetched += len(products)
+        self._spare(products)
+        key = brand.get("internalId") if isinstance(brand, dict) else None
+        if isinstance(key, str) and not products:
+            self.spared_brands.add(key)
 
     def _spare(self, products: list[Any]) -> None:
         self.spared |= ids_of(products) - self._products

@@ -17,12 +17,10 @@ import sqlalchemy as sa
 from stellerd_brand_sync.decode import MAPPING
 
 TABLE = "stellerd_brand_digests"
-_COLUMNS = "internal_id text PRIMARY KEY, digest text NOT NULL, products integer NOT NULL, mapping text NOT NULL"
+COLUMNS = {"internal_id": "text", "digest": "text", "products": "integer", "mapping": "text"}
+_COLUMNS = ", ".join(f"{name} {kind} NOT NULL" for name, kind in COLUMNS.items()) + ", PRIMARY KEY (internal_id)"
 _NAMES = {"postgresql": f"stellerd.{TABLE}", "sqlite": TABLE}
-_CREATE = {
-    "postgresql": ("CREATE SCHEMA IF NOT EXISTS stellerd", f"CREATE TABLE IF NOT EXISTS stellerd.{TABLE} ({_COLUMNS})"),
-    "sqlite": (f"CREATE TABLE IF NOT EXISTS {TABLE} ({_COLUMNS})",),
-}
+_SCHEMA = "SELECT to_regnamespace('stellerd') IS NOT NULL"
 _USABLE = {
     "postgresql": """SELECT coalesce((SELECT has_table_privilege(c.oid, 'SELECT')
         AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
@@ -101,6 +99,12 @@ def sort(brands: Sequence[msgspec.Raw], known: Mapping[str, Known]) -> Sorted:
     return Sorted(digests, {position: key for position, key in found.items() if often[key] == 1})
 
 
-def create_statements(dialect: str) -> tuple[str, ...]:
-    """SQL that makes the table unless it is there."""
-    return _CREATE[dialect]
+def create(connection: sa.Connection) -> None:
+    """Make the table unless it is there.
+
+    CREATE SCHEMA IF NOT EXISTS wants the right to create one even where it is there.
+    """
+    dialect = connection.dialect.name
+    if dialect == "postgresql" and not connection.exec_driver_sql(_SCHEMA).scalar_one():
+        connection.exec_driver_sql("CREATE SCHEMA stellerd")
+    connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {_NAMES[dialect]} ({_COLUMNS})")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 
 from stellerd import Context, Deferred, Done, Job, errors
-from stellerd_brand_sync import catalogue, digests, kept, session, source, tables
+from stellerd_brand_sync import catalogue, diff, digests, kept, problems, session, source, tables
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import read_list
 from stellerd_brand_sync.fetched import Fetched
@@ -57,6 +57,16 @@ class BrandSync(Job):
         usable = kept.there(ctx) and source.Vendor(ctx, _full_due(ctx)).kept.look()
         return () if usable else (source.CATALOGUES[ctx.settings.catalog_api].bucket,)
 
+    def database_problems(self, ctx: Context) -> list[tuple[str, str]]:
+        """Tables, columns, types, seed rows, rights, sequences and our own table, each with the SQL that mends it.
+
+        Raises: Unreachable or JobFailed when the database cannot be asked.
+        """
+        settings: BrandSyncSettings = ctx.settings
+        engine = ctx.engine(settings.database)
+        with session.transaction(engine, settings.database, keep=False, alone=False) as connection:
+            return problems.for_people(problems.find(connection, ours=settings.create_tables))
+
     def run(self, ctx: Context) -> Done | Deferred:
         """One sync; what comes before the first half costs no request.
 
@@ -68,6 +78,7 @@ class BrandSync(Job):
         if closed is not None and closed - ctx.now() > _NEAR and not vendor.kept.look():
             return Deferred(closed, f"the limit {vendor.bucket} is used up; no request was sent")
         _require_ready(ctx, create=settings.create_tables)
+        ctx.count(quarantined=0)  # said even when it is nothing
         first = _half(ctx, "categories", sync_categories)
         second = _half(ctx, "catalogue", sync_catalogue)
         return _outcome(first, second)
@@ -109,13 +120,17 @@ def sync_categories(ctx: Context) -> None:
     Raises: any stellerd error; then nothing of this half is stored.
     """
     aside = Aside()
+    began = time.monotonic()
     try:
         rows = read_list(source.categories(ctx), aside)
         with _transaction(ctx) as connection:
-            written = Merge(connection, ctx.now(), write=not ctx.dry_run).categories(rows)
+            merge = Merge(connection, ctx.now(), write=not ctx.dry_run)
+            if ctx.dry_run:
+                diff.show_categories(ctx.log, merge.known_categories().stored, rows)
+            written = merge.categories(rows)
     finally:
         aside.report(ctx)
-    ctx.count(categories=len(rows), rows=written)
+    ctx.count(categories=len(rows), rows=written, categories_ms=catalogue.ms(began, time.monotonic()))
 
 
 def sync_catalogue(ctx: Context) -> None:
@@ -126,13 +141,15 @@ def sync_catalogue(ctx: Context) -> None:
     began = time.monotonic()
     vendor = source.Vendor(ctx, _full_due(ctx))
     fetched = vendor.catalogue()
-    ctx.count(bytes=fetched.size, fetch_ms=round((time.monotonic() - began) * 1000))
+    ctx.count(bytes=fetched.size, fetch_ms=catalogue.ms(began, time.monotonic()))
     last = ctx.cursor.get(_LAST) or {}
     order = _order(ctx, last, fetched)
     aside = Aside()
     try:
         with _transaction(ctx) as connection:
             stored = catalogue.store(connection, fetched.brands, order, aside)
+            merged = time.monotonic()
+        ctx.count(commit_ms=catalogue.ms(merged, time.monotonic()), **stored.counters)
     except Refused as error:
         vendor.kept.drop(str(error))
         raise
@@ -142,7 +159,6 @@ def sync_catalogue(ctx: Context) -> None:
         full_at = ctx.now().timestamp() if order.full else last["full_at"]
         ctx.cursor.set(_LAST, {"products": stored.usable, "full_at": full_at})
     vendor.stored(fetched.facts)
-    ctx.count(**stored.counters)
     ctx.progress(stored.counters["products"], stored.counters["products"], "products")
     if fetched.facts.problem:
         raise Incomplete(f"catalogue: {fetched.facts.problem}")
@@ -163,13 +179,18 @@ def _order(ctx: Context, last: Mapping[str, Any], fetched: Fetched) -> catalogue
         if fetched.facts.complete:
             refuse_shrunk(usable, int(last.get("products", 0)) or stored, settings)
 
+    def look(found: catalogue.Findings) -> None:
+        diff.show(ctx.log, found, out_of_stock=settings.on_missing == "out-of-stock")
+
     return catalogue.Order(
         now=ctx.now(),
         write=not ctx.dry_run,
         full=_full_due(ctx),
         complete=fetched.facts.complete,
+        out_of_stock=settings.on_missing == "out-of-stock",
         guard=guard,
         progress=lambda done, of: ctx.progress(total - of + done, total, "brands"),
+        look=look if ctx.dry_run else None,
     )
 
 
@@ -212,8 +233,7 @@ def _own_table(ctx: Context, engine: sa.Engine) -> None:
             return
     try:
         with session.transaction(engine, settings.database) as connection:
-            for statement in digests.create_statements(engine.dialect.name):
-                connection.exec_driver_sql(statement)
+            digests.create(connection)
     except errors.JobFailed as error:
         ctx.log.warning("every run compares everything: no table to keep digests in", reason=str(error))
 
@@ -222,7 +242,7 @@ def _prepare(connection: sa.Connection, settings: BrandSyncSettings) -> None:
     """Owned tables are created (a dry run or a check undoes it); in either case they must be as needed."""
     if settings.create_tables:
         tables.create_missing(connection)
-    tables.require(connection)
+    problems.require(connection)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,46 +20,58 @@ _EMPTY = """
 UPDATE "Products" AS t SET "Count" = 0, "UpdatedAt" = :now, "UpdatedBy" = :user
  WHERE t."Count" IS DISTINCT FROM 0 AND """
 _NAMES = """
-SELECT t."Id", t."Name", t."BrandInternalId" FROM "Products" t WHERE """
-_GONE = """NOT EXISTS (SELECT 1 FROM bs_products s WHERE s.id = t."Id")
-   AND coalesce(t."BrandInternalId", '') NOT IN {unchanged} AND t."Id" NOT IN {spared}"""
+SELECT t."Id", t."Name", t."BrandInternalId", t."Count" FROM "Products" t WHERE """
+_COUNT = """
+SELECT count(*) FROM "Products" t WHERE """
+# What is staged or belongs to an unchanged brand is in the catalogue, whatever else is said of it
+_UNSEEN = """NOT EXISTS (SELECT 1 FROM bs_products s WHERE s.id = t."Id")
+   AND coalesce(t."BrandInternalId", '') NOT IN {unchanged}"""
+_SPARED = """(t."Id" IN {ids} OR coalesce(t."BrandInternalId", '') IN {brands})"""
+
+
+@dataclass(frozen=True)
+class Spared:
+    """What is in the catalogue in a form that cannot be stored: ids of products, internal ids of whole brands."""
+
+    ids: set[int] = field(default_factory=set)
+    brands: set[str] = field(default_factory=set)
 
 
 class Missing:
-    """Products that the catalogue lacks. `unchanged`: brands that are as they were; `spared`: ids of products that
-    are in the catalogue, in a form that cannot be stored."""
+    """Products that the catalogue lacks. `unchanged`: internal ids of brands that are as they were."""
 
-    def __init__(self, merge: Merge, unchanged: Iterable[str], spared: set[int]) -> None:
-        self._merge, self._unchanged, self._spared = merge, unchanged, spared
+    def __init__(self, merge: Merge, unchanged: Iterable[str], spared: Spared) -> None:
+        self._merge, self._unchanged, self._spared = merge, list(unchanged), spared
 
     def count(self, stored: int, usable: int) -> int:
         """How many: `stored` products in all, `usable` ones of them in the catalogue."""
-        spared = 0
-        if self._spared:
-            statement = f'SELECT count(*) FROM "Products" WHERE "Id" IN {self._list("spared", "integer")}'  # noqa: S608 - ours
-            spared = int(self._merge.connection.execute(sa.text(statement), {"spared": self._json()}).scalar_one())
-        return max(0, stored - usable - spared)
+        return max(0, stored - usable - self._count_spared())
 
     def out_of_stock(self) -> int:
         """Say of each that there are none left; how many rows said otherwise."""
-        if not self._merge.write:
+        verb = _EMPTY if self._merge.write else _COUNT + 't."Count" IS DISTINCT FROM 0 AND '
+        found = self._run(f"{verb}{_UNSEEN} AND NOT {_SPARED}", now=self._merge.at, user=SYSTEM_USER)
+        return int(found.rowcount if self._merge.write else found.scalar_one())
+
+    def names(self) -> Iterator[tuple[int, str, str, int | None]]:
+        """Id, name, brand and stock of each."""
+        yield from self._run(f'{_NAMES}{_UNSEEN} AND NOT {_SPARED} ORDER BY t."Id"')
+
+    def _count_spared(self) -> int:
+        if not self._spared.ids and not self._spared.brands:
             return 0
-        return int(self._run(_EMPTY, {"now": self._merge.at, "user": SYSTEM_USER}).rowcount)
+        return int(self._run(f"{_COUNT}{_UNSEEN} AND {_SPARED}").scalar_one())
 
-    def names(self) -> Iterator[tuple[int, str, str]]:
-        """Id, name and brand of each."""
-        yield from self._run(_NAMES, {})
-
-    def _run(self, statement: str, parameters: dict[str, Any]) -> Any:
+    def _run(self, statement: str, **parameters: Any) -> Any:
         _ = self._merge.staging  # the statement names its tables, which are empty when nothing changed
-        text = statement + _GONE.format(
-            unchanged=self._list("unchanged", "text"), spared=self._list("spared", "integer")
+        text = statement.format(
+            unchanged=self._list("unchanged", "text"),
+            ids=self._list("ids", "integer"),
+            brands=self._list("brands", "text"),
         )
-        lists = {"unchanged": json.dumps(list(self._unchanged)), "spared": self._json()}
-        return self._merge.connection.execute(sa.text(text), parameters | lists)
-
-    def _json(self) -> str:
-        return json.dumps(sorted(self._spared))
+        lists = {"unchanged": self._unchanged, "ids": sorted(self._spared.ids), "brands": sorted(self._spared.brands)}
+        named = {name: json.dumps(values) for name, values in lists.items()} | parameters
+        return self._merge.connection.execute(sa.text(text), {n: v for n, v in named.items() if f":{n}" in text})
 
     def _list(self, name: str, kind: str) -> str:
         return _LIST[self._merge.connection.dialect.name].format(name=name, kind=kind)

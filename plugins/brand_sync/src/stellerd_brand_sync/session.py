@@ -19,20 +19,23 @@ _SQLITE_AWAY = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
 }  # fmt: skip
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '120s'"
+# Statements that are run once are not worth compiling
+_LOCAL = "SET LOCAL lock_timeout = '120s'; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off"
 
 
 @contextmanager
-def transaction(engine: sa.Engine, database: str, *, keep: bool = True) -> Iterator[sa.Connection]:
+def transaction(engine: sa.Engine, database: str, *, keep: bool = True, alone: bool = True) -> Iterator[sa.Connection]:
     """A transaction that excludes any other sync; commits at the end if `keep`, otherwise undoes everything.
 
+    `alone` False: it does not wait for a sync that is going on.
     On PostgreSQL an advisory lock of the transaction, on SQLite BEGIN IMMEDIATE (the core's engine begins so).
     Raises: Unreachable when the database does not answer, JobFailed when it refuses; neither holds a password.
     """
     where = f'database "{database}" ({shown(engine.url)})'
     try:
         with engine.connect() as connection, connection.begin() as begun:
-            _exclude_others(connection)
+            if alone:
+                _exclude_others(connection)
             yield connection
             if not keep:
                 begun.rollback()
@@ -44,8 +47,7 @@ def transaction(engine: sa.Engine, database: str, *, keep: bool = True) -> Itera
 
 def _exclude_others(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.text(_LOCK_TIMEOUT))
-        connection.execute(sa.text("SET LOCAL timezone = 'UTC'"))
+        connection.exec_driver_sql(_LOCAL)
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
 
 

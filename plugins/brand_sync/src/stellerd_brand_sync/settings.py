@@ -72,6 +72,11 @@ class BrandSyncSettings(Settings):
     full_compare: bool = Field(
         False, description="true: compare everything in every run; with --set full_compare=true in one run."
     )
+    on_missing: Literal["keep", "out-of-stock"] = Field(
+        "keep",
+        description="What becomes of products that the catalogue no longer has. keep: their rows stay as they are; "
+        'out-of-stock: their "Count" becomes 0 until they come again. No row is ever deleted.',
+    )
     create_tables: bool = Field(
         False,
         description="true: stellerd owns the tables; it creates what is missing, commission types 1 and 2 and system "

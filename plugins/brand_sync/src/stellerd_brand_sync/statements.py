@@ -150,10 +150,10 @@ SELECT x.brand_id, x.category_id FROM bs_plan_links x WHERE x.id IS NULL""",
 )  # fmt: skip
 
 STORED = 'SELECT (SELECT count(*) FROM "Products"), (SELECT count(*) FROM "Brands")'
-TOUCHED = """
-SELECT count(*) FROM (SELECT product_id FROM bs_plan_products UNION SELECT product_id FROM bs_plan_prices
-                       UNION SELECT product_id FROM bs_plan_configurations) touched"""
+TOUCHED_IDS = """SELECT product_id FROM bs_plan_products UNION SELECT product_id FROM bs_plan_prices
+                       UNION SELECT product_id FROM bs_plan_configurations"""
 """Products with anything new or changed."""
+TOUCHED = f"SELECT count(*) FROM ({TOUCHED_IDS}) touched"  # noqa: S608 - ours
 OWNERS = """
 SELECT DISTINCT t."BrandInternalId" FROM bs_products s JOIN bs_brands b ON b.position = s.position
   JOIN "Products" t ON t."Id" = s.id WHERE t."BrandInternalId" <> b.internal_id"""

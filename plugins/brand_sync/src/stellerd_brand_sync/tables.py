@@ -1,12 +1,8 @@
-"""The platform's tables: their shape, whether a database has them so, and creating them where they are ours."""
+"""The platform's tables: their shape, and creating them where they are ours."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
-
-from stellerd import errors
 
 SYSTEM_USER = 1
 _AUDIT = (
@@ -56,19 +52,13 @@ _SEEDS = {
     ("CommissionTypes", 2): """INSERT INTO "CommissionTypes" ("Id", "Name") VALUES (2, 'Commission Extra')""",
     ("Users", SYSTEM_USER): """INSERT INTO "Users" ("Id", "Name", "Email") VALUES (1, 'system', 'system@localhost')""",
 }
-_USER_KEYS = """SELECT setval(pg_get_serial_sequence('"Users"', 'Id'), (SELECT max("Id") FROM "Users"))"""
-_READ_ONLY = ("Users", "CommissionTypes")
-_LOOK = {
-    "postgresql": """
-        SELECT c.relname, a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',
-               has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'INSERT'),
-               has_table_privilege(c.oid, 'UPDATE'), has_table_privilege(c.oid, 'DELETE')
-          FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-         WHERE pg_table_is_visible(c.oid) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped""",
-    "sqlite": """
-        SELECT t.name, c.name, c."notnull" AND c.dflt_value IS NULL AND c.pk = 0, 1, 1, 1, 1
-          FROM sqlite_master t JOIN pragma_table_info(t.name) c WHERE t.type = 'table'""",
+_USER_KEYS = """SELECT setval(pg_get_serial_sequence('"Users"', 'Id'), max("Id")) FROM "Users\""""
+_VISIBLE = {
+    "postgresql": "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid) AND relkind IN ('r', 'p')",
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table'",
 }
+READ_ONLY = ("Users", "CommissionTypes")
+"""Tables that are read, and written only where they are ours."""
 
 
 def create_missing(connection: sa.Connection) -> None:
@@ -77,14 +67,18 @@ def create_missing(connection: sa.Connection) -> None:
     IF NOT EXISTS looks into one schema only: for a user named as our schema that is not the one the tables are in.
     """
     dialect = connection.dialect.name
-    there = {row[0] for row in connection.exec_driver_sql(_LOOK[dialect])}
+    there = set(connection.exec_driver_sql(_VISIBLE[dialect]).scalars())
     for table in TABLES:
         if table not in there:
             connection.exec_driver_sql(ddl(table, dialect))
-    for seed in _missing_seeds(connection):
-        connection.exec_driver_sql(_SEEDS[seed])
-        if dialect == "postgresql" and seed[0] == "Users":  # the next user must not be given our Id again
-            connection.exec_driver_sql(_USER_KEYS)
+    for table, number in missing_seeds(connection):
+        connection.exec_driver_sql(seed_sql(table, number, dialect))
+
+
+def seed_sql(table: str, number: int, dialect: str) -> str:
+    """What adds one seed row; the platform's next user must not be given our id again."""
+    more = f"; {_USER_KEYS}" if dialect == "postgresql" and table == "Users" else ""
+    return f"{_SEEDS[table, number]}{more}"
 
 
 def ddl(table: str, dialect: str) -> str:
@@ -94,57 +88,8 @@ def ddl(table: str, dialect: str) -> str:
     return f'CREATE TABLE IF NOT EXISTS "{table}" ({columns}{_EXTRA.get(table, "")})'
 
 
-def require(connection: sa.Connection) -> None:
-    """Prove that tables, columns, rights and seed rows are there.
-
-    Raises: JobFailed naming all that is missing and the SQL that mends it.
-    """
-    problems = _shape_problems(connection)
-    if not problems:
-        problems = [
-            f'table "{table}" lacks row {number}; add it with: {_SEEDS[table, number]};'
-            for table, number in _missing_seeds(connection)
-        ]
-    if problems:
-        raise errors.JobFailed("the database is not ready: " + "; ".join(problems))
-
-
-def _shape_problems(connection: sa.Connection) -> list[str]:
-    found: dict[str, dict[str, Any]] = {}
-    for table, column, *facts in connection.exec_driver_sql(_LOOK[connection.dialect.name]):
-        found.setdefault(table, {})[column] = facts
-    missing = [f'"{table}"' for table in TABLES if table not in found]
-    if missing:
-        return [f"no table {', '.join(missing)}; run the platform's migrations, or set create_tables = true"]
-    problems: list[str] = []
-    for table, columns in TABLES.items():
-        problems += _column_problems(table, {name for name, _, _ in columns}, found[table])
-        problems += _right_problems(table, next(iter(found[table].values()))[1:])
-    return problems
-
-
-def _column_problems(table: str, ours: set[str], found: dict[str, Any]) -> list[str]:
-    problems = [f'table "{table}" lacks column "{name}"' for name in sorted(ours - found.keys())]
-    if table not in _READ_ONLY:
-        problems += [
-            f'table "{table}" has a column "{name}" that must have a value and is unknown here; give it a default'
-            for name, facts in found.items()
-            if facts[0] and name not in ours
-        ]
-    return problems
-
-
-def _right_problems(table: str, rights: list[Any]) -> list[str]:
-    links = table == "BrandCategories"
-    writes = table not in _READ_ONLY
-    needed = {"SELECT": True, "INSERT": writes, "UPDATE": writes and not links, "DELETE": links}
-    lacking = [right for (right, need), has in zip(needed.items(), rights, strict=True) if need and not has]
-    if not lacking:
-        return []
-    return [f'no right to {", ".join(lacking)} on "{table}"; GRANT {", ".join(lacking)} ON "{table}" TO this user']
-
-
-def _missing_seeds(connection: sa.Connection) -> list[tuple[str, int]]:
+def missing_seeds(connection: sa.Connection) -> list[tuple[str, int]]:
+    """Table and id of each row that must be there and is not."""
     there = {("CommissionTypes", row[0]) for row in connection.exec_driver_sql('SELECT "Id" FROM "CommissionTypes"')}
     query = sa.text('SELECT "Id" FROM "Users" WHERE "Id" = :id')
     there |= {("Users", row[0]) for row in connection.execute(query, {"id": SYSTEM_USER})}
