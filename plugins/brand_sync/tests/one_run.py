@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import requests
 import sqlalchemy.dialects.postgresql.psycopg
 import sqlalchemy.dialects.sqlite.pysqlite
 from stellerd_brand_sync import BrandSync
 
-import stellerd.http
-from stellerd import log
 from stellerd.testing import Harness
 
-LOADED = (psycopg, sqlalchemy.dialects.postgresql.psycopg, sqlalchemy.dialects.sqlite.pysqlite, stellerd.http, log)
+LOADED = (psycopg, sqlalchemy.dialects.postgresql.psycopg, sqlalchemy.dialects.sqlite.pysqlite, requests)
 
 
 def one(order: dict[str, Any]) -> dict[str, Any]:

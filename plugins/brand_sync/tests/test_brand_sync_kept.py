@@ -194,6 +194,17 @@ def test_a_changed_byte_anywhere_makes_it_useless(failing: Failing, share: float
     assert not failing.used()
 
 
+def test_one_that_proves_broken_while_the_limit_is_closed_is_waited_for_like_any(failing: Failing) -> None:
+    failing.world.harness.runner.limiter.try_acquire("bamboo_catalog")
+    failing.fail()
+    data = bytearray(failing.file.read_bytes())
+    data[-20] ^= 0x41
+    failing.file.write_bytes(data)
+    record = failing.world.harness.run()
+    assert (record.state, failing.calls()) == ("deferred", 1)
+    assert failing.world.harness.runner.plan().why == "waits for the limit bamboo_catalog"
+
+
 def test_what_is_stored_already_is_not_stored_again(failing: Failing) -> None:
     failing.fail()
     old = failing.file.read_bytes()
