@@ -221,10 +221,13 @@ def test_any_text_survives_the_copy(postgres_url: str, rows: list[tuple[Any, ...
     engine = open_engine(postgres_url, "test")
     with engine.connect() as connection:
         brands = [
-            (n, "x", *row, "", None, None, None, None, None, NOW.isoformat(), n, None, 0) for n, row in enumerate(rows)
+            (n, "x", row[0], "US", "USD", row[1], *[None] * 4, NOW.isoformat(), n, None, 0)
+            for n, row in enumerate(rows)
         ]
-        Staging(connection).load("bs_brands", brands)
-        assert [tuple(row) for row in connection.exec_driver_sql("SELECT name, country FROM bs_brands")] == rows
+        staging = Staging(connection)
+        with staging.loading():
+            staging.load("bs_brands", brands)
+        assert [tuple(row) for row in connection.exec_driver_sql("SELECT name, description FROM bs_brands")] == rows
     engine.dispose()
 
 
