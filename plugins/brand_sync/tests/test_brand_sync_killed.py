@@ -28,6 +28,7 @@ SELECT md5(concat_ws('|',
 KILL = """
 SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
  WHERE datname = current_database() AND application_name = 'stellerd' AND state <> 'idle'"""
+SPARED = "SET application_name = 'test'"
 LONGEST_S = 540
 
 
@@ -38,7 +39,7 @@ class Reader:
         self.seen: set[str] = set()
         self.looks = 0
         self._stop = threading.Event()
-        self._engine = open_engine(f"{url}?application_name=reader", "reader")
+        self._engine = open_engine(url, "reader")
         self._thread = threading.Thread(target=self._poll)
 
     def __enter__(self) -> Reader:
@@ -47,6 +48,7 @@ class Reader:
 
     def _poll(self) -> None:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(SPARED)
             while not self._stop.is_set():
                 self.seen.add(connection.execute(sa.text(STATE)).scalar_one())
                 self.looks += 1
@@ -84,8 +86,9 @@ def killed_and_whole(world: Any, vendor: Any, brand: Make, product: Make, moment
     assert len(allowed) == 2
     hits, deadline = 0, time.monotonic() + LONGEST_S
     now, chance = 1, random.Random(7)
-    killer = open_engine(f"{world.url}?application_name=killer", "killer")
+    killer = open_engine(world.url, "killer")
     with Reader(world.url) as reader, killer.connect().execution_options(isolation_level="AUTOCOMMIT") as kill:
+        kill.exec_driver_sql(SPARED)
         while hits < moments:
             assert time.monotonic() < deadline, f"only {hits} of {moments} sessions were killed in time"
             vendor.catalogue(both[1 - now])
