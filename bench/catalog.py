@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -109,8 +110,10 @@ def floor(engine: sa.Engine) -> Callable[[bytes], float]:
             began = time.perf_counter()
             loader = Staging.__new__(Staging)
             loader.connection, loader._postgres = connection, engine.dialect.name == "postgresql"
-            for table, rows in staged.items():
-                loader.load(table, rows)
+            loader._copying = ExitStack()
+            with loader.loading():
+                for table, rows in staged.items():
+                    loader.load(table, rows)
             took = time.perf_counter() - began
             for table in STAGES:
                 connection.exec_driver_sql(f"DROP TABLE {table}")

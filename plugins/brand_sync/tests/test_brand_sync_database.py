@@ -154,16 +154,40 @@ def test_a_constraint_costs_the_guilty_brands_alone(
     assert world.ok()["new"] == 3
 
 
-def test_a_constraint_of_sqlite_costs_the_guilty_brand_alone(
-    sqlite_url: str, worlds: Any, vendor: Any, brand: Make, product: Make
+_VIRTUAL = """GENERATED ALWAYS AS (CASE WHEN "Name" = 'bad' THEN "Name" END) VIRTUAL"""
+SQLITE_REFUSALS = {  # SQLite names a check, a unique index's columns, and of a foreign key nothing
+    "check": (
+        """ALTER TABLE "Products" ADD wanted text CONSTRAINT trouble CHECK ("Name" <> 'bad')""",
+        "CHECK constraint failed: trouble",
+    ),
+    "unique": (
+        """CREATE UNIQUE INDEX trouble ON "Products" ("Name") WHERE "Name" = 'bad'""",
+        "UNIQUE constraint failed: Products.Name",
+    ),
+    "foreign key": (
+        f'ALTER TABLE "Products" ADD wanted text {_VIRTUAL} REFERENCES "Names" (name)',
+        "FOREIGN KEY constraint failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SQLITE_REFUSALS)
+def test_a_constraint_of_sqlite_costs_the_guilty_brands_alone(
+    sqlite_url: str, worlds: Any, vendor: Any, brand: Make, product: Make, kind: str
 ) -> None:
+    damage, said = SQLITE_REFUSALS[kind]
     world = worlds(sqlite_url, vendor.base_url)
     world.create()
-    world.do('CREATE UNIQUE INDEX trouble ON "Products" ("Name")')
-    vendor.catalogue([brand(str(n), product(n, name=f"Card {min(n, 8)}")) for n in range(1, 10)])
-    assert world.ok()["products"] == 8
-    [item] = world.harness.quarantined()
-    assert (item["key"], "UNIQUE constraint failed: Products.Name" in item["reason"]) == ("9", True)
+    world.do('CREATE TABLE "Names" (name text PRIMARY KEY)', damage)
+    taken = [brand("0", product(9000, name="bad"))] if kind == "unique" else []
+    bad = (17, 40, 41)
+    brands = [brand(str(n), product(n, name="bad" if n in bad else f"Card {n}")) for n in range(1, 60)]
+    vendor.catalogue(taken + brands)
+    counters = world.ok()
+    assert (counters["unusable"], counters["products"]) == (3, 56 + len(taken))
+    aside = world.harness.quarantined()
+    assert [(item["entity"], item["key"]) for item in aside] == [("brand", str(n)) for n in bad]
+    assert all(said in item["reason"] for item in aside)
 
 
 def test_a_database_that_refuses_everything_is_not_searched_for_ever(

@@ -99,6 +99,7 @@ class _Storing:
         vanished = missing.count(after, usable - refused) if self.order.complete else 0
         if vanished and self.order.out_of_stock:
             tally.rows += missing.out_of_stock()
+        self._forget(missing)
         fetched = self.decoder.fetched + unchanged
         counters = {
             "fetched": fetched, "new": tally.new, "changed": tally.changed,
@@ -170,12 +171,18 @@ class _Storing:
             raw = self.brands[brand.position]
             self.aside.add("brand", brand.key, brand.reason, bytes(raw))
             self.decoder.spared |= ids_of(products_of(loose(raw)))
-        keep = set(self.unchanged.values()) | (self.decoder.clean - {brand.key for brand in guilty})
+        self.decoder.clean -= {brand.key for brand in guilty}
+        return tally, sum(brand.products for brand in guilty)
+
+    def _forget(self, missing: Missing) -> None:
+        """Look again at brands that went, were not clean, or may lack a product that only came in a bad form."""
+        keep = set(self.unchanged.values()) | self.decoder.clean
         if not self.order.complete:
             keep |= self.known.keys() - self.decoder.brands
+        if self.order.out_of_stock:
+            keep -= missing.owners_of_spared()
         if self.order.write:
             self.digests.forget(self.known.keys() - keep)
-        return tally, sum(brand.products for brand in guilty)
 
 
 def ms(since: float, until: float) -> int:

@@ -73,6 +73,10 @@ class Merge:
 
     def stage(self, brands: Iterable[BrandRows], digests: Sequence[str], progress: Callable[[int], None]) -> int:
         """Load decoded brands, a batch at a time; how many products they have. `progress(brands so far)`."""
+        with self.staging.loading():
+            return self._stage(brands, digests, progress)
+
+    def _stage(self, brands: Iterable[BrandRows], digests: Sequence[str], progress: Callable[[int], None]) -> int:
         batch: list[BrandRows] = []
         number = size = products = 0
         for number, brand in enumerate(brands, start=1):
@@ -91,9 +95,9 @@ class Merge:
             return 0
         brands = [(*item.brand, digests[item.brand[0]] if item.clean else None, len(item.products)) for item in batch]
         products = [row for item in batch for row in item.products]
-        self.staging.load("bs_brands", brands)
         self.staging.load("bs_products", products)
         self.staging.load("bs_links", [row for item in batch for row in item.links])
+        self.staging.load("bs_brands", brands)  # the last one's texts are packed by the server meanwhile
         return len(products)
 
     def owners(self) -> set[str]:

@@ -23,6 +23,8 @@ _NAMES = """
 SELECT t."Id", t."Name", t."BrandInternalId", t."Count" FROM "Products" t WHERE """
 _COUNT = """
 SELECT count(*) FROM "Products" t WHERE """
+_OWNERS = """
+SELECT DISTINCT t."BrandInternalId" FROM "Products" t WHERE t."BrandInternalId" IS NOT NULL AND """
 # What is staged or belongs to an unchanged brand is in the catalogue, whatever else is said of it
 _UNSEEN = """NOT EXISTS (SELECT 1 FROM bs_products s WHERE s.id = t."Id")
    AND coalesce(t."BrandInternalId", '') NOT IN {unchanged}"""
@@ -56,6 +58,12 @@ class Missing:
     def names(self) -> Iterator[tuple[int, str, str, int | None]]:
         """Id, name, brand and stock of each."""
         yield from self._run(f'{_NAMES}{_UNSEEN} AND NOT {_SPARED} ORDER BY t."Id"')
+
+    def owners_of_spared(self) -> set[str]:
+        """Internal ids of the brands that spared products are stored under."""
+        if not self._spared.ids and not self._spared.brands:
+            return set()
+        return set(self._run(f"{_OWNERS}{_SPARED}").scalars())
 
     def _count_spared(self) -> int:
         if not self._spared.ids and not self._spared.brands:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
 from stellerd_brand_sync.tables import TYPES
 
-BATCH = 5_000
+BATCH = 2_000
 """Rows held in Python before they go to the database: memory stays flat however large the catalogue is."""
-_COPY_CHARS = 256 * 1024
+_COPY_BYTES = 256 * 1024
+
+_SIGNS = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
+"""Signs of COPY's own, the escape first."""
 
 # What the catalogue says; a brand is known by its position in it, which is shorter than any key
 STAGES: dict[str, tuple[tuple[str, str], ...]] = {
     "bs_brands": (
-        ("position", "integer"), ("internal_id", "text"), ("name", "text"), ("country", "text"), ("currency", "text"),
+        ("position", "integer"), ("internal_id", "text"), ("name", "text"), ("country", "code"), ("currency", "code"),
         ("description", "text"), ("disclaimer", "text"), ("redemption", "text"), ("terms", "text"), ("logo", "text"),
         ("modified", "time"), ("linked", "integer"), ("digest", "text"), ("products", "integer"),
     ),
     "bs_products": (
         ("id", "integer"), ("position", "integer"), ("name", "text"), ("low", "money4"), ("high", "money4"),
         ("stock", "integer"), ("modified", "time"), ("price_low", "money8"), ("price_high", "money8"),
-        ("currency", "text"), ("commission", "integer"),
+        ("currency", "code"), ("commission", "integer"),
     ),
     "bs_links": (("position", "integer"), ("category_id", "integer")),
 }  # fmt: skip
@@ -49,6 +53,7 @@ class Staging:
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
         self._postgres = connection.dialect.name == "postgresql"
+        self._copying = ExitStack()
         self._all([self._ddl(table, columns) for table, columns in (STAGES | PLANS).items()])
 
     def _ddl(self, table: str, columns: Iterable[tuple[str, str]]) -> str:
@@ -64,8 +69,14 @@ class Staging:
         for statement in ["; ".join(statements)] if self._postgres else statements:
             self.connection.exec_driver_sql(statement)
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Around calls of `load`: the server may still be at what it was sent last while the next rows are made."""
+        with self._copying:
+            yield
+
     def load(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Append rows whose values are int, str or None."""
+        """Append rows whose values are int, str or None; only within `loading`."""
         if not rows:
             return
         if self._postgres:
@@ -77,17 +88,18 @@ class Staging:
     def _copy(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         raw: Any = self.connection.connection.driver_connection
         texts = [number for number, (_, kind) in enumerate(STAGES[table]) if kind == "text"]
-        with raw.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN") as copy:
-            buffer: list[str] = []
-            size = 0
-            for row in rows:
-                text = copy_line(row, texts)
-                buffer.append(text)
-                size += len(text)
-                if size > _COPY_CHARS:
-                    copy.write("".join(buffer))
-                    buffer, size = [], 0
-            copy.write("".join(buffer))
+        self._copying.close()
+        copy = self._copying.enter_context(self._copying.enter_context(raw.cursor()).copy(f"COPY {table} FROM STDIN"))
+        buffer: list[bytes] = []
+        size = 0
+        for row in rows:
+            line = copy_line(row, texts).encode()  # one by one: a single wide sign would widen all that it is joined to
+            buffer.append(line)
+            size += len(line)
+            if size > _COPY_BYTES:
+                copy.write(b"".join(buffer))
+                buffer, size = [], 0
+        copy.write(b"".join(buffer))
 
     def analyse(self) -> None:
         """Let PostgreSQL plan for the sizes that came; a guess of its own costs minutes at a million rows."""
@@ -110,7 +122,9 @@ def copy_line(row: Iterable[Any], texts: Iterable[int]) -> str:
     for number in texts:
         text = values[number]
         if text:
-            # four searches by memchr: str.translate looks every character up and takes ten times as long
-            text = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+            # searches by memchr: str.translate looks every character up and takes ten times as long
+            for sign, written in _SIGNS:
+                if sign in text:
+                    text = text.replace(sign, written)
             values[number] = text
     return "\t".join(["\\N" if v is None else v if type(v) is str else str(v) for v in values]) + "\n"
