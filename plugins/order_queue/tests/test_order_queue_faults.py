@@ -196,7 +196,7 @@ def test_a_broker_that_breaks_in_the_middle(
     if said.state != "ok":
         assert said.state in ("partial", "failed")
         assert any(each in said.reason for each in expected), said.reason
-        record = harness.run()
+        record = job(pg_orders.url, consumer.url).run()
     assert record.state == "ok", record.reason
     arrived = consumer.message_ids(pg_orders.requests())
     requests = {request for request, _ in arrived}

@@ -68,7 +68,8 @@ class Proxy:
         port = self._server.getsockname()[1]
         self.url = url.replace(f":{parts.port}/", f":{port}/")
         self._sockets: list[socket.socket] = []
-        self._holding = self._for_good = False
+        self._holding = self._for_good = self._until_goodbye = False
+        self._late: list[tuple[socket.socket, bytes]] = []
         self._held = threading.Event()
 
     def __enter__(self) -> Proxy:
@@ -92,7 +93,11 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if answers and self._swallows(data):
+                if not answers and data[7:11] == b"\x00\x14\x00\x28":  # channel.close, before the connection's
+                    self._let_go()
+                if answers and self._until_goodbye:
+                    self._late.append((sink, data))
+                elif answers and self._swallows(data):
                     self._held.set()
                 else:
                     sink.sendall(data)
@@ -101,6 +106,15 @@ class Proxy:
     def _swallows(self, data: bytes) -> bool:
         is_ack = data[7:11] == b"\x00\x3c\x00\x50"  # a frame's class and method: basic.ack
         return self._holding or (self._for_good and is_ack)
+
+    def _let_go(self) -> None:
+        self._until_goodbye = False
+        for sink, data in self._late:
+            sink.sendall(data)
+        self._late.clear()
+
+    def hold_answers_until_goodbye(self) -> None:
+        self._until_goodbye = True
 
     def hold_answers(self) -> None:
         self._holding = True
@@ -203,6 +217,17 @@ def test_what_a_broken_connection_left_open_is_sent_again_under_the_same_ids(con
     twice = Counter(properties.message_id for properties, _ in arrived)
     assert set(twice) == {message.id for message in batch}
     assert 400 < sum(twice.values()) <= 500  # answered by nobody, so sent twice: no more than a window
+
+
+def test_a_confirm_that_comes_while_the_connection_is_being_closed_counts(consumer: Any) -> None:
+    consumer.bind()
+    with Proxy(consumer.url) as proxy:
+        batch = messages(proxy.url, 20)
+        feed = with_side_effect(batch, 10, proxy.hold_answers_until_goodbye)
+        outcomes = publish(proxy.url, feed, window=10, confirm_timeout=0.5)
+    assert Counter(outcome.message.id for outcome in outcomes) == Counter(message.id for message in batch)
+    assert states(outcomes) == {"published": 20}
+    assert set(consumer.requests(20).values()) == {1}  # nothing was sent again
 
 
 def test_a_message_is_sent_twice_at_most_in_one_run(consumer: Any) -> None:

@@ -89,6 +89,7 @@ class AmqpPublisher:
         """
         reason = f"{self._place}: {_words(link.lost)}"
         self.close()
+        yield from _drained(link.done)  # confirms that came while it was being closed
         for sent in link.outstanding.values():
             if sent.sends < SENDS and not link.blocked:
                 again.append((sent.message, sent.sends))
