@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stellerd import hosts, queries
-from stellerd.durations import Rate, parse_rates
+from stellerd.durations import Rate, format_rates, parse_rates
 from stellerd.errors import UsageError
 from stellerd.limiter import BREAKER, OPERATOR, Limit, Look, look
 from stellerd.schema import buckets, hits, operations
@@ -47,8 +47,8 @@ class Buckets:
             values: dict[str, Any] = {}
             if rates:
                 until = None if for_s is None else now + timedelta(seconds=for_s)
-                values |= {"override_rates": _text(rates), "override_until": until}
-                said.append(f"rate {_text(rates)} {f'until {iso(until)}' if until else 'until reset'}")
+                values |= {"override_rates": format_rates(rates), "override_until": until}
+                said.append(f"rate {format_rates(rates)} {f'until {iso(until)}' if until else 'until reset'}")
             if closed_s is not None:
                 values |= {"not_before": now + timedelta(seconds=closed_s), "source": OPERATOR}
                 said.append(f"closed until {iso(now + timedelta(seconds=closed_s))}")
@@ -79,7 +79,7 @@ class Buckets:
     def _lock(self, connection: Transaction, bucket: str) -> datetime:
         """The bucket's row is there and ours until the end of the transaction; the store's time."""
         if bucket in self.limits:
-            rates = _text(self.limits[bucket].rates)
+            rates = format_rates(self.limits[bucket].rates)
             connection.execute(queries.MAKE_BUCKET, name=bucket, rates=rates, failures=0)
         row = connection.execute(queries.LOCK_BUCKET, of_bucket=bucket).first()
         self._known({row.name: row} if row else {}, bucket)
@@ -140,10 +140,6 @@ def _breaker(row: Any, *, closed: bool) -> str:
 
 def _iso(at: datetime | None) -> str | None:
     return None if at is None else iso(at)
-
-
-def _text(rates: tuple[Rate, ...]) -> str:
-    return ", ".join(map(str, rates))
 
 
 def _user() -> str:

@@ -15,22 +15,23 @@ from stellerd.session import Transaction
 from stellerd.store import Store
 
 _NOISE_S = 0.25
-_NO_STEP = timedelta()
+NONE = timedelta()
 
 
 def step(store: Store, row: Any) -> timedelta:
     """How far the clock was set since the bucket was last granted from; `row` is the bucket's, if any."""
     ahead = store.ahead()
     if ahead is None or row is None or row.boot != hosts.boot() or abs(ahead - row.ahead) < _NOISE_S:
-        return _NO_STEP
+        return NONE
     return timedelta(seconds=ahead - row.ahead)
 
 
 def follow(store: Store, connection: Transaction, row: Any) -> Any:
     """Let a locked bucket's moments go with the clock; its row as it is then."""
-    ahead, moved = store.ahead(), step(store, row)
-    if ahead is None or (row.boot == hosts.boot() and not moved):
+    ahead = store.ahead()
+    if ahead is None or (row.boot == hosts.boot() and abs(ahead - row.ahead) < _NOISE_S):
         return row
+    moved = step(store, row)
     if moved:
         for hit in connection.execute(queries.HITS, of_bucket=row.name):
             connection.execute(queries.MOVE_HIT, of_hit=hit.id, at=hit.at + moved)

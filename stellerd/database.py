@@ -105,11 +105,12 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
 
 def begin_immediate(connection: sqlite3.Connection) -> None:
     """Become the one writer. SQLite's own waiting sleeps for up to 100 ms a time, so that of fifty jobs which record
-    their end at once the last is a second late; this looks again after 1 to 4 ms.
+    their end at once the last is a second late; this looks again after 1 to 4 ms, and later up to 20 ms: many who
+    look all the time keep the one who writes from its work.
 
     Raises: sqlite3.OperationalError when somebody else keeps writing for BUSY_TIMEOUT_S.
     """
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    deadline, longest_s = time.monotonic() + BUSY_TIMEOUT_S, 0.004
     connection.execute("PRAGMA busy_timeout = 0")
     try:
         while True:
@@ -119,7 +120,8 @@ def begin_immediate(connection: sqlite3.Connection) -> None:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-                time.sleep(random.uniform(0.001, 0.004))
+                time.sleep(random.uniform(0.001, longest_s))
+                longest_s = min(longest_s * 1.3, 0.02)
     finally:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
 

@@ -62,8 +62,14 @@ def parse_rate(text: str) -> Rate:
 
 
 @cache
-def parse_rates(text: str) -> tuple[Rate, ...]:
+def format_rates(rates: tuple[Rate, ...]) -> str:
     """Several rates as the store keeps them ("2/1h, 1/1s")."""
+    return ", ".join(map(str, rates))
+
+
+@cache
+def parse_rates(text: str) -> tuple[Rate, ...]:
+    """And back."""
     return tuple(parse_rate(rate) for rate in text.split(", "))
 
 

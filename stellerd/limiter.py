@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from stellerd import clockstep, queries
 from stellerd.claims import boottime
-from stellerd.durations import Rate, parse_rates
+from stellerd.durations import Rate, format_rates, parse_rates
 from stellerd.errors import ConfigError, RateLimited
 from stellerd.session import Transaction
 from stellerd.store import Store
@@ -30,6 +31,12 @@ _CLOSED_BY = {
 }
 BREAKER_FAILURES = 5
 BREAKER_PAUSE_S = 60.0
+
+
+@cache
+def _spans(rates: tuple[Rate, ...], margin: float | None) -> tuple[tuple[int, timedelta], ...]:
+    margins = (min(1.0, rate.period * 0.02) if margin is None else margin for rate in rates)
+    return tuple((rate.limit, timedelta(seconds=rate.period + more)) for rate, more in zip(rates, margins, strict=True))
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,10 @@ class Limit:
     breaker_failures: int = BREAKER_FAILURES
     breaker_pause: float = BREAKER_PAUSE_S
 
-    def spans(self) -> list[tuple[int, timedelta]]:
+    def spans(self) -> tuple[tuple[int, timedelta], ...]:
         """(limit, window) pairs, each window with its margin: the server's clock starts when a request arrives,
         ours when the slot is spent, and the network is not equally fast each time."""
-        return [
-            (r.limit, timedelta(seconds=r.period + (min(1.0, r.period * 0.02) if self.margin is None else self.margin)))
-            for r in self.rates
-        ]
+        return _spans(self.rates, self.margin)
 
     def skew(self) -> float:
         """The least margin, in seconds: how late a request may arrive after its slot was spent."""
@@ -108,7 +112,7 @@ class Limiter:
         limit, spent = self._limit(bucket), boottime()
         with self.store.fenced() as connection:
             row = self._lock(connection, bucket, limit)
-            seen = look(self.store, connection, bucket, limit, row)
+            seen = look(self.store, connection, bucket, limit, row, clockstep.NONE)
             now, valid = seen.now, limit.in_force(row, seen.now)
             free = seen.next_free(valid)
             if free is not None and free > now:
@@ -217,7 +221,7 @@ class Limiter:
 
     def _lock(self, connection: Transaction, bucket: str, limit: Limit) -> Any:
         """Hold the bucket's row until the transaction ends; the row."""
-        rates = ", ".join(map(str, limit.rates))
+        rates = format_rates(limit.rates)
         row = connection.execute(queries.LOCK_BUCKET, of_bucket=bucket).first()
         if row is None:
             connection.execute(queries.MAKE_BUCKET, name=bucket, rates=rates, failures=0)
@@ -248,15 +252,20 @@ class Look:
         return max(moments, default=None)
 
 
-def look(store: Store, connection: Transaction, bucket: str, limit: Limit, row: Any) -> Look:
-    """Everything in one statement, for the configured windows and an operator's; `row` is the bucket's, if any."""
+def look(
+    store: Store, connection: Transaction, bucket: str, limit: Limit, row: Any, moved: timedelta | None = None
+) -> Look:
+    """Everything in one statement, for the configured windows and an operator's; `row` is the bucket's, if any.
+
+    `moved`: see `clockstep.step`, where it is known already.
+    """
     rates = limit.rates + (parse_rates(row.override_rates) if row and row.override_rates else ())
     counts = sorted({rate.limit for rate in rates})
     skips = {f"skip_{at}": count - 1 for at, count in enumerate(counts)}
     now, *found = connection.execute(queries.look(len(counts)), of_bucket=bucket, **skips).one()
     if store.clock is not None or now is None:
         now = store.now(connection)
-    moved = clockstep.step(store, row)
+    moved = clockstep.step(store, row) if moved is None else moved
     told = [at and at + moved for at in found], row.not_before + moved if row and row.not_before else None
     real = [clockstep.at_most(at, now) for at in told[0]], clockstep.at_most(told[1], _latest(limit, row, now))
     return Look(now, dict(zip(counts, real[0], strict=True)), real[1], wrong_clock=real != told)
