@@ -7,8 +7,6 @@ import email.utils
 import ipaddress
 import json
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import urllib3
 
 from stellerd import unpack
 from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable
+from stellerd.intime import InTime, leave
 from stellerd.limiter import Limiter, Slot
 from stellerd.secret import Secret
 
@@ -118,8 +117,8 @@ class Http:
         name = _name(url)
         try:
             with requests.Session() as session:
-                session.mount("https://", _InTime(sent))
-                session.mount("http://", _InTime(sent))
+                session.mount("https://", InTime(sent))
+                session.mount("http://", InTime(sent))
                 session.trust_env = False  # no ~/.netrc, no proxy that nobody configured
                 response = session.get(
                     url,
@@ -183,7 +182,7 @@ class Http:
         """
         came = 0
         while True:
-            _leave(response, deadline)
+            leave(response, deadline)
             # read1, not iter_content: a drip of single bytes must not hide the deadline inside one read
             chunk = response.raw.read1(_CHUNK, decode_content=False)
             came += len(chunk)
@@ -212,73 +211,6 @@ class Http:
             until = datetime.now(UTC) + timedelta(seconds=self.limiter.believed(self.bucket, seconds))
         self.log.warning("server says 429", bucket=self.bucket, wait_s=seconds, not_before=until.isoformat())
         return RateLimited(self.bucket, until, "the server answered 429")
-
-
-class _HeadersInTime:
-    """http.client allows the read timeout for each byte of the headers; here it is for all of them together."""
-
-    timeout: float
-    sock: socket.socket
-    sent: Callable[[], None]
-    """Called once the request has left."""
-
-    def getresponse(self) -> Any:
-        """What it says. Raises: TimeoutError."""
-        self.sent()
-        late, sock = threading.Event(), self.sock  # http.client may let go of it with the last header
-        guard = threading.Timer(self.timeout, _shut, (sock, late))
-        guard.daemon = True
-        guard.start()
-        try:
-            response = super().getresponse()  # type: ignore[misc]
-        finally:
-            guard.cancel()
-        if late.is_set():  # headers cut short look complete to http.client
-            raise TimeoutError("timed out")
-        response.socket = sock
-        return response
-
-
-def _leave(response: requests.Response, deadline: float) -> None:
-    """The next read may take what is left of the time, not the whole of it again."""
-    sock: socket.socket | None = getattr(response.raw, "socket", None)
-    if sock is not None:
-        with contextlib.suppress(OSError):  # closed: the read says so
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
-
-
-def _shut(sock: socket.socket, late: threading.Event) -> None:
-    late.set()
-    with contextlib.suppress(OSError):  # it was closed this very moment
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-class _Http(_HeadersInTime, urllib3.connection.HTTPConnection):  # type: ignore[misc]
-    pass
-
-
-class _Https(_HeadersInTime, urllib3.connection.HTTPSConnection):  # type: ignore[misc]
-    pass
-
-
-class _InTime(requests.adapters.HTTPAdapter):
-    """Connections whose headers have a deadline; `sent` is called once a request has left."""
-
-    def __init__(self, sent: Callable[[], None]) -> None:
-        self.sent = sent
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """See the library."""
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {
-            "http": self._pool(urllib3.HTTPConnectionPool, _Http),
-            "https": self._pool(urllib3.HTTPSConnectionPool, _Https),
-        }
-
-    def _pool(self, pool: type, connection: type) -> type:
-        own = type(connection.__name__, (connection,), {"sent": staticmethod(self.sent)})
-        return type(pool.__name__, (pool,), {"ConnectionCls": own})
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:

@@ -575,6 +575,7 @@ import resource, structlog
 from stellerd.http import Http
 class Open:
     def acquire(self, *args, **kwargs): pass
+    def sent(self, *args): pass
     def report(self, *args, **kwargs): pass
 client = Http(Open(), "b", lambda s: False, auth=None, timeout=60, max_bytes=2**30, log=structlog.get_logger())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -20,8 +20,8 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "4": "attended cli limits once options spooling testing upkeep views",
     "3 parent": "control daemon fleet guardian holds logpump loop managed operator preload process reload supervisor "
     "watch",
-    "3 child": "assembly buckets child clockstep context database http keeper limiter line migrate migrations patient "
-    "pruning queries runner schema session statements store surroundings ticker warmup",
+    "3 child": "assembly buckets child clockstep context database http intime keeper limiter line migrate migrations "
+    "patient pruning queries runner schema session statements store surroundings ticker warmup",
     "3 outside": "client",
     "2": "registry",
     "1": "channel config hookspecs log secret settings systemd tomllines tomlschema",
@@ -32,9 +32,9 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
 ACROSS = {("process", "child")}  # the one door between the sides: the forked child's entry
 HOLDERS = {  # import name: the modules of the core that may have it
     "multiprocess": "process",
-    "requests": "http warmup",
+    "requests": "http intime warmup",
     "sqlalchemy": "assembly buckets database migrate migrations pruning queries schema session statements store warmup",
-    "urllib3": "http",
+    "urllib3": "http intime",
     "msgspec": "",
     "pika": "",
 }
@@ -323,7 +323,7 @@ def test_a_clean_tree_passes(tree: Path) -> None:
             "from importlib import import_module\nimport_module('stellerd.process')",
             "process of 3 p",
         ),
-        ("stellerd/config.py", "import requests", "requests, which is for http warmup only"),
+        ("stellerd/config.py", "import requests", "requests, which is for http intime warmup only"),
         ("stellerd/child.py", "def late():\n    import sqlalchemy.orm", "sqlalchemy, which is for"),
         ("stellerd/child.py", "import pika", "pika, which is for plugins only"),
         ("stellerd/child.py", "import stellerd_one", "the core imports the plugin stellerd_one"),
