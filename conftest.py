@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 import structlog
 from pooler import PgBouncer
 from servers import PostgresServer, RabbitServer
+
+from stellerd import log
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,18 @@ def logging_as_it_was() -> Iterator[None]:
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def logged() -> Callable[[str], list[str]]:
+    """`logged(style)`: log as a job's process does ("json" or "text"); the list that its lines go into."""
+
+    def configure(style: str) -> list[str]:
+        lines: list[str] = []
+        log.configure("info", style, write=lines.append)
+        return lines
+
+    return configure
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stellerd import Context, Done, Job
+from stellerd import Context, Done, Job, walltimer
 from stellerd.channel import Channel
 from stellerd.line import Line
 from stellerd.testing import Harness
@@ -112,7 +112,7 @@ def test_a_timer_that_was_cancelled_by_a_set_clock_can_be_set_again(monkeypatch:
     """timerfd_settime(2) then says ECANCELED although it has armed the timer. No test may set this host's clock, so
     the answer is put on."""
     timer = WallTimer()
-    real = timer._libc.timerfd_settime
+    real = walltimer._libc.timerfd_settime
 
     class Libc:
         @staticmethod
@@ -121,7 +121,7 @@ def test_a_timer_that_was_cancelled_by_a_set_clock_can_be_set_again(monkeypatch:
             monkeypatch.setattr("ctypes.get_errno", lambda: errno.ECANCELED)
             return -1
 
-    monkeypatch.setattr(timer, "_libc", Libc)
+    monkeypatch.setattr(walltimer, "_libc", Libc)
     timer.set(0.05)
     assert select.select([timer.fd], [], [], 5)[0]
     monkeypatch.undo()

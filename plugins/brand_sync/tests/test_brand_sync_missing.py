@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -196,11 +195,9 @@ def test_a_dry_run_lists_so_many_and_counts_the_rest(
 
 @pytest.mark.parametrize("style", ["json", "text"])
 def test_the_vendors_text_cannot_drive_a_terminal(
-    style: str, worlds: Any, sqlite_url: str, vendor: Any, brand: Make, product: Make
+    style: str, logged: Any, worlds: Any, sqlite_url: str, vendor: Any, brand: Make, product: Make
 ) -> None:
-    lines: list[str] = []
-    daemons = importlib.import_module("stellerd.log")  # what a plugin's lines go through, and no business of its own
-    daemons.configure("info", style, write=lines.append)
+    lines = logged(style)
     world = worlds(sqlite_url, vendor.base_url)
     world.ok()
     lines.clear()
