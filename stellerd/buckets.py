@@ -103,6 +103,7 @@ class Buckets:
             "breaker": _breaker(row, closed=closed),
             "failures": row.failures if row else 0,
             "configured": [str(rate) for rate in configured.rates],
+            "used_as": _used_as(row, configured),
             "override": None
             if limit is configured
             else {"rates": [str(rate) for rate in limit.rates], "until": _iso(row.override_until)},
@@ -129,6 +130,11 @@ def _window(connection: Transaction, name: str, rate: Rate, span: timedelta, see
     return {
         "rate": str(rate), "used": used, "limit": rate.limit, "window": span.total_seconds(), "next_slot": _iso(free),
     }  # fmt: skip
+
+
+def _used_as(row: Any, configured: Limit) -> list[str] | None:
+    """The rates by which a job used the bucket last, when they are not those of this configuration."""
+    return None if row is None or row.rates == format_rates(configured.rates) else row.rates.split(", ")
 
 
 def _breaker(row: Any, *, closed: bool) -> str:

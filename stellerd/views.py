@@ -223,6 +223,8 @@ def _limit_note(bucket: dict[str, Any]) -> str:
     if override := bucket["override"]:
         until = f"until {_second(override['until'])}" if override["until"] else "until reset"
         notes.append(f"operator's rate {until}; configured: {', '.join(bucket['configured'])}")
+    if bucket["used_as"]:
+        notes.append(f"last used as {', '.join(bucket['used_as'])}, by another configuration")
     if bucket["learned_wait"] is not None:
         notes.append(f"the server last said to wait {short(bucket['learned_wait'])}")
     return "; ".join(notes)

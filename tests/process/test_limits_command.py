@@ -191,6 +191,15 @@ def test_what_cannot_be_set_is_said(stellerd: Command, words: list[str], said: s
     assert said in str(done.exception)
 
 
+def test_a_daemon_with_another_rate_is_shown(stellerd: Command, limiter: Limiter) -> None:
+    limiter.try_acquire("vendor")
+    assert stellerd.shown()["used_as"] is None
+    limiter.limits = {"vendor": Limit((parse_rate("9/1h"),))}
+    limiter.try_acquire("vendor")
+    assert stellerd.shown()["used_as"] == ["9/1h"]
+    assert "last used as 9/1h, by another configuration" in " ".join(stellerd("limits", "show").stdout.split())
+
+
 def test_the_table_says_it_all(stellerd: Command, limiter: Limiter) -> None:
     limiter.try_acquire("vendor")
     limiter.learn("vendor", 3406)
