@@ -278,6 +278,7 @@ def test_a_broker_that_dies_gives_every_order_back(rabbit_server: Any, orders: A
     """kill -9 of the whole broker in the middle of a run; the run after its return delivers the rest."""
     requests = set(orders.add(6_000))
     consumer.bind()
+    rabbit_server.ctl("eval", "mnesia:dump_log().")  # else a crash may undo the binding of a moment ago
     harness = job(orders.url, consumer.url, connect_timeout="2s")
     original = harness.runner.services.progress
     died = []
@@ -296,10 +297,8 @@ def test_a_broker_that_dies_gives_every_order_back(rabbit_server: Any, orders: A
     assert died
     assert (record.state, record.exit_code) == ("failed", 69)
     assert record.counters["published"] < 6_000
-    deadline = time.monotonic() + 30
-    while (record := harness.run()).state != "ok":  # a busy broker may take clients before their queues are back
-        assert record.counters["published"] == 0, record
-        assert time.monotonic() < deadline, record
+    record = harness.run()
+    assert record.state == "ok"
     arrived = consumer.requests(6_000)
     assert set(arrived) == requests
 
