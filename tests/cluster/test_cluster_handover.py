@@ -26,7 +26,7 @@ LONG = NOTES + job("note(ctx, 'step')\nif ctx.wait(60): raise errors.JobFailed('
 EVERYWHERE = NOTES + job("note(ctx, 'step')\nctx.wait(1)", every="1s", extra="concurrent = True")
 DEFERS = NOTES + job(
     "note(ctx, 'step')\nif ctx.attempt == 1 and ctx.trigger != 'deferred':\n"
-    "    from datetime import timedelta\n    return Deferred(ctx.now() + timedelta(seconds=3), 'the vendor asks')\n",
+    "    from datetime import timedelta\n    return Deferred(ctx.now() + timedelta(seconds=8), 'the vendor asks')\n",
 )
 
 
