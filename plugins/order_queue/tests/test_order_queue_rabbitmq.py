@@ -243,10 +243,10 @@ def test_a_message_is_sent_twice_at_most_in_one_run(consumer: Any) -> None:
 def test_a_full_queue_refuses_and_the_order_stays_pending(orders: Any, consumer: Any, job: Any) -> None:
     requests = set(orders.add(30))
     consumer.bind(**{"x-max-length": 10, "x-overflow": "reject-publish"})
-    harness = job(orders.url, consumer.url, window=1)
+    harness = job(orders.url, consumer.url, window=3)
     record = harness.run()
     assert record.state == "partial"
-    assert (record.counters["published"], record.counters["failed"]) == (10, 1)  # window = 1: the first no is enough
+    assert (record.counters["published"], record.counters["failed"]) == (10, 1)  # a third of it: the first no is enough
     assert "basic.nack" in record.reason
     arrived = consumer.requests(10)
     for _ in range(2):
@@ -324,7 +324,7 @@ def test_kill_9_of_the_job_in_the_middle_loses_nothing(pg_orders: Any, consumer:
     assert harness.run().state == "ok"
     arrived = consumer.requests(20_000)
     assert set(arrived) == pg_orders.requests()
-    assert sum(arrived.values()) - 20_000 <= 2_500  # confirmed and not marked yet, and a window
+    assert sum(arrived.values()) - 20_000 <= 1_500  # a window
 
 
 def test_only_the_message_exchange_is_declared(rabbitmq: Any, consumer: Any) -> None:

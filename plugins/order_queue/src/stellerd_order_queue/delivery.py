@@ -16,8 +16,6 @@ from stellerd_order_queue.envelope import Envelopes, Message, iso_utc
 from stellerd_order_queue.ledger import CLAIM, Claimed, Ledger, Refusal, Span
 from stellerd_order_queue.publisher import Outcome, Publisher
 
-MARK = 500
-"""Settled orders written down in one transaction."""
 RECHECK_S = 1.0
 """So long after its claim an order is looked at again before it is published: it may have been placed."""
 
@@ -63,11 +61,12 @@ class Batch(NamedTuple):
 class Delivery:
     """One run's stream: call `publish` once; `tally` says what happened, also when it raised.
 
-    `patience`: messages in a row without success after which no more are taken.
+    `share`: so many settled orders are written down in one transaction, while as many more are settled; after as many
+    messages in a row without success no more are taken.
     """
 
-    def __init__(self, ctx: Context, ledger: Ledger, envelopes: Envelopes, patience: int) -> None:
-        self._ctx, self._ledger, self._envelopes, self._patience = ctx, ledger, envelopes, patience
+    def __init__(self, ctx: Context, ledger: Ledger, envelopes: Envelopes, share: int) -> None:
+        self._ctx, self._ledger, self._envelopes, self._share = ctx, ledger, envelopes, share
         self._earlier: dict[str, int] = {}
         """Orders claimed and not settled, with their earlier publications; bounded by CLAIM and the window."""
         self._confirmed: list[str] = []
@@ -86,7 +85,7 @@ class Delivery:
         try:
             for outcome in publisher.publish(self._messages(batches)):
                 self._settle(outcome)
-                if len(self._confirmed) + len(self._unsent) >= MARK:
+                if len(self._confirmed) + len(self._unsent) >= self._share:
                     self._write_down()
                     self._ctx.progress(self.tally.counts["published"], total, "orders")
             if self._trouble:
@@ -178,7 +177,7 @@ class Delivery:
 
     @property
     def _hopeless(self) -> bool:
-        return self._failures >= self._patience
+        return self._failures >= self._share
 
     def _write_down(self) -> None:
         confirmed, self._confirmed = self._confirmed, []

@@ -179,7 +179,7 @@ def _deliver(ctx: Context, ledger: Ledger, survey: Survey) -> Tally:
     urls = ctx.broker_urls()
     with open_publisher(urls, settings.wishes()) as publisher:
         envelopes = Envelopes(urls[0], settings.message_type, settings.message_property)
-        delivery = Delivery(ctx, ledger, envelopes, settings.window)
+        delivery = Delivery(ctx, ledger, envelopes, settings.share)
         try:
             delivery.publish(publisher, plan(survey, settings, ctx.now()), total)
         finally:

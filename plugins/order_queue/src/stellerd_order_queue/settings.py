@@ -99,7 +99,11 @@ class OrderQueueSettings(Settings):
     message_property: str = Field(
         "orderId", pattern=r"^[A-Za-z_]\w*$", description="Property of the message that carries the request id."
     )
-    window: int = Field(500, ge=1, le=65535, description="Messages on their way at a time.")
+    window: int = Field(
+        1_500, ge=3, le=65535,
+        description="Messages sent and not yet written down, and so what a kill -9 can make come twice: a third is on "
+        "its way, a third confirmed, a third being written.",
+    )  # fmt: skip
     confirm_timeout: Positive = Field(30.0, description="Longest wait for the broker to confirm a message.")
     connect_timeout: Positive = Field(10.0, description="Longest wait for a connection to a broker.")
     heartbeat: Positive = Field(
@@ -145,11 +149,16 @@ class OrderQueueSettings(Settings):
             claim=self.claim,
         )
 
+    @property
+    def share(self) -> int:
+        """A third of the window."""
+        return self.window // 3
+
     def wishes(self) -> Wishes:
         """The part that the publisher goes by."""
         return Wishes(
             exchange=self.message_type,
-            window=self.window,
+            window=self.share,
             confirm_timeout=self.confirm_timeout,
             connect_timeout=self.connect_timeout,
             heartbeat=self.heartbeat,
