@@ -162,6 +162,7 @@ BAD_PRODUCTS = [
     ({"id": 10**30}, "id is out of range"),
     ({"name": None}, "name: Expected str"),
     ({"name": "\0"}, "name holds a character"),
+    ({"name": "x" * 1001}, "name is too long: 1001 characters"),
     ({"minFaceValue": None}, "minFaceValue: Expected decimal"),
     ({"minFaceValue": "ten"}, "minFaceValue: "),
     ({"minFaceValue": "NaN"}, "minFaceValue is no number"),

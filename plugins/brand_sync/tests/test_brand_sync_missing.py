@@ -73,6 +73,19 @@ def test_what_came_in_a_bad_form_has_not_vanished(
     assert emptying.query(STOCK) == [(1, None), (2, None)]
 
 
+def test_a_product_that_came_in_a_bad_form_is_remembered_until_it_really_goes(
+    emptying: Any, vendor: Any, brand: Make, product: Make
+) -> None:
+    vendor.catalogue([brand("1", product(1)), brand("2", product(2))])
+    emptying.ok()
+    owner = brand("1")  # nothing bad about this one
+    vendor.catalogue([owner, brand("2", product(2), {"id": 1, "name": None})])
+    assert [emptying.ok()["vanished"] for _ in range(2)] == [0, 0]
+    vendor.catalogue([owner, brand("2", product(2))])
+    assert emptying.ok()["vanished"] == 1
+    assert emptying.query(STOCK) == [(1, 0), (2, None)]
+
+
 def test_a_brand_refused_by_a_constraint_has_not_vanished(
     emptying: Any, vendor: Any, brand: Make, product: Make
 ) -> None:

@@ -179,10 +179,8 @@ class _Storing:
         keep = set(self.unchanged.values()) | self.decoder.clean
         if not self.order.complete:
             keep |= self.known.keys() - self.decoder.brands
-        if self.order.out_of_stock:
-            keep -= missing.owners_of_spared()
         if self.order.write:
-            self.digests.forget(self.known.keys() - keep)
+            self.digests.forget((self.known.keys() | self.decoder.clean) - (keep - missing.owners_of_spared()))
 
 
 def ms(since: float, until: float) -> int:

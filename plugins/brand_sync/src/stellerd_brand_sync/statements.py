@@ -81,7 +81,7 @@ INSERT INTO "Products" ("Id", "BrandInternalId", "BrandId", "Name", "MinFaceValu
        "ModifiedDate", "CreatedAt", "UpdatedAt", "CreatedBy", "UpdatedBy")
 SELECT s.id, b.internal_id, i.id, s.name, s.low, s.high, s.stock, s.modified, :now, :now, :user, :user
   FROM bs_plan_products x JOIN bs_products s ON s.id = x.product_id JOIN bs_brands b ON b.position = s.position
-  JOIN bs_brand_ids i ON i.position = s.position WHERE x.id IS NULL""",
+  JOIN bs_brand_ids i ON i.position = s.position WHERE x.id IS NULL ORDER BY s.id""",
 )  # fmt: skip
 
 PRICES = Target(
@@ -104,7 +104,7 @@ UPDATE "ProductPricings" AS t
 INSERT INTO "ProductPricings" ("ProductId", "Min", "Max", "CurrencyCode", "CreatedAt", "UpdatedAt", "CreatedBy",
        "UpdatedBy")
 SELECT s.id, s.price_low, s.price_high, s.currency, :now, :now, :user, :user
-  FROM bs_plan_prices x JOIN bs_products s ON s.id = x.product_id WHERE x.id IS NULL""",
+  FROM bs_plan_prices x JOIN bs_products s ON s.id = x.product_id WHERE x.id IS NULL ORDER BY s.id""",
 )  # fmt: skip
 
 CONFIGURATIONS = Target(
@@ -125,7 +125,7 @@ UPDATE "ProductPricingConfigurations" AS t
 INSERT INTO "ProductPricingConfigurations" ("ProductId", "CommissionTypeId", "CreatedAt", "UpdatedAt", "CreatedBy",
        "UpdatedBy")
 SELECT s.id, s.commission, :now, :now, :user, :user
-  FROM bs_plan_configurations x JOIN bs_products s ON s.id = x.product_id WHERE x.id IS NULL""",
+  FROM bs_plan_configurations x JOIN bs_products s ON s.id = x.product_id WHERE x.id IS NULL ORDER BY s.id""",
 )  # fmt: skip
 
 LINKS = Target(
