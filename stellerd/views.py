@@ -72,9 +72,10 @@ def _moment(text: str | None) -> str:
     return f"{at:%H:%M:%S}Z ({'in ' + short(away) if away > 0 else short(-away) + ' ago'})"
 
 
-def counters(values: dict[str, int]) -> str:
-    """ "products 8,026, new 12": counters that are zero are left out."""
-    return ", ".join(f"{clean(name)} {amount:,}" for name, amount in values.items() if amount)
+def counters(values: dict[str, int], *, phases: bool = False) -> str:
+    """ "products 8,026, new 12": counters that are zero are left out; in tables also how long each phase took."""
+    shown = {name: amount for name, amount in values.items() if amount and (phases or not name.endswith("_ms"))}
+    return ", ".join(f"{clean(name)} {amount:,}" for name, amount in shown.items())
 
 
 def _safe(text: str) -> str:
@@ -239,7 +240,7 @@ def outcome(run: dict[str, Any]) -> None:
         at = from_iso(run["not_before"])
         click.echo(f"  next slot at {at:%Y-%m-%d %H:%M:%S} UTC, {_moment(run['not_before']).split(' ', 1)[1][1:-1]}")
     if run["counters"]:
-        click.echo(f"  {counters(run['counters'])}")
+        click.echo(f"  {counters(run['counters'], phases=True)}")
 
 
 def check(file: str, rows: list[dict[str, Any]], connect: bool, as_json: bool) -> None:

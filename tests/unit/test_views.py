@@ -83,7 +83,9 @@ def test_json_is_what_the_daemon_said(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_counters_that_are_zero_are_left_out() -> None:
-    assert views.counters({"products": 8026, "new": 0, "gone": 12}) == "products 8,026, gone 12"
+    values = {"products": 8026, "new": 0, "gone": 12, "merge_ms": 7}
+    assert views.counters(values) == "products 8,026, gone 12"
+    assert views.counters(values, phases=True) == "products 8,026, gone 12, merge_ms 7"
 
 
 @pytest.mark.parametrize(
