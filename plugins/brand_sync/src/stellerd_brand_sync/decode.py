@@ -12,6 +12,7 @@ import msgspec
 from stellerd_brand_sync import values
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import CategoryBook
+from stellerd_brand_sync.seen import Seen
 from stellerd_brand_sync.values import Unusable
 from stellerd_brand_sync.wire import BAD_JSON, ids_of, loose, products_of, readable, short_key
 
@@ -118,7 +119,7 @@ class Decoder:
         self.clean: set[str] = set()
         self.spared: set[int] = set()
         self.spared_brands: set[str] = set()
-        self._products: set[int] = set()
+        self._products = Seen()
 
     def read(self, raws: Iterable[tuple[int, msgspec.Raw]]) -> Iterator[BrandRows]:
         """The rows of each usable brand of (position in the catalogue, JSON) pairs; whatever cannot be stored goes to
@@ -139,13 +140,11 @@ class Decoder:
             row = self._brand_row(position, brand)
         except BAD_JSON:
             return None
-        numbers = {product[0] for product in products}
-        if len(numbers) < len(products) or not self._products.isdisjoint(numbers):
+        if not self._products.add_all(product[0] for product in products):
             return None
         rows = BrandRows(row, products)
         self.fetched += len(products)
         self.brands.add(row[1])
-        self._products |= numbers
         self._add_links(rows, brand, raw)
         return rows
 
@@ -176,7 +175,7 @@ class Decoder:
             self.spared_brands.add(key)
 
     def _spare(self, products: list[Any]) -> None:
-        self.spared |= ids_of(products) - self._products
+        self.spared |= {number for number in ids_of(products) if number not in self._products}
 
     def _brand_row(self, position: int, brand: _Shop) -> BrandRow:
         key = values.line("internalId", brand.internal_id or "")
