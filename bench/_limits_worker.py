@@ -20,25 +20,20 @@ BUCKET = "bench"
 
 def stellerd(url: str, limit: int, period: float, *, relaxed: bool) -> Callable[[], bool]:
     """True: granted."""
-    from stellerd import database
+    from stellerd import session
     from stellerd.durations import Rate
     from stellerd.limiter import Limit, Limiter
     from stellerd.statements import Statement
     from stellerd.store import Store
 
     if relaxed:
-        prepare = database.prepare_sqlite
-        database.prepare_sqlite = lambda connection, record=None: (prepare(connection), _relax(connection))
+        session.Pool.flush = lambda pool: None  # type: ignore[method-assign]
     store = Store(url)
     store.create()
     for statement in Statement.known:  # as the daemon does before it forks
         statement.compiled(url.partition(":")[0].partition("+")[0])
     limiter = Limiter(store, {BUCKET: Limit((Rate(limit, period),))})
     return lambda: limiter.try_acquire(BUCKET) is None
-
-
-def _relax(connection: Any) -> None:
-    connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def bare(url: str, limit: int, period: float, *, relaxed: bool) -> Callable[[], bool]:

@@ -230,7 +230,9 @@ class Stellerd(Subject):
         site = self.folder / "site"
         info = site / "bench_plugin-1.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bench-plugin\nVersion: 1\n")
+        needs = ["pika", "psycopg", "requests"] if self.kind in ("libs", "work") else []
+        said = "".join(f"Requires-Dist: {name}\n" for name in needs)  # by which the daemon knows what to preload
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: bench-plugin\nVersion: 1\n{said}")
         (info / "entry_points.txt").write_text("[stellerd]\nbench = bench_plugin\n")
         (site / "bench_plugin.py").write_text(_PLUGIN.format(kind=self.kind))
         path = [str(site), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -4,7 +4,7 @@
 
 The same work for all, each on SQLite and on PostgreSQL with fsync: acquire a slot of a bucket that has room, 1, 4 and
 16 processes sharing the work; then 16 processes that take what they get of 50 slots per window. stellerd's slots are on
-disk before they are granted (SQLite: synchronous = FULL; the peer sets NORMAL). "Nothing synced" is without that for
+disk before they are granted (bare SQL: synchronous = FULL; the peer sets NORMAL). "Nothing synced" is without that for
 all, on SQLite and on a PostgreSQL without fsync: there the disk is out of it, so that these times can be held against
 those of PERFORMANCE's own SQL. "bare SQL" is that floor: the same statements on the bare driver.
 """

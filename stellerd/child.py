@@ -6,16 +6,16 @@ import ctypes
 import faulthandler
 import gc
 import os
-import random
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import setproctitle
 
-from stellerd import assembly, log, surroundings, tomlschema
+from stellerd import assembly, log, signals, surroundings, tomlschema
 from stellerd.channel import DUMP_SIGNAL, Assignment, Channel
 from stellerd.claims import Held
 from stellerd.config import Config, plugin_settings
@@ -30,8 +30,6 @@ from stellerd.ticker import Ticker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _libc = ctypes.CDLL(None)  # once, before the fork
-# a closed connection is an OSError of the plugin's, not the end of the process: Python ignores SIGPIPE too
-_OTHER_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def main(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
@@ -64,12 +62,12 @@ def _last_words(assignment: Assignment, channel: Channel, code: int, reason: str
 
 
 def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
-    """The fork contract: die with the parent, own group, default signals, no descriptor of others, own randomness."""
+    """The fork contract: die with the parent, own group, default signals, no descriptor of others. `random` seeds
+    itself anew after a fork."""
     _die_with_parent(assignment)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
-    for number in _OTHER_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    signals.restore_defaults()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the daemon's terminal or pipe is not a job's to read
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for as long as the process lives
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
@@ -81,7 +79,6 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     ours = channel.fileno()
     os.closerange(3, ours)
     os.closerange(ours + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
-    random.seed()
     gc.enable()
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
@@ -107,28 +104,44 @@ def _live(assignment: Assignment, channel: Channel) -> int:
     if assignment.mode == "settings":
         return _tell_settings(line, plugin_settings(config, name, loaded.job.Settings))
     store = Store(config.state_url(), lease_s=config.state.lease, host=config.state.host)
+    if assignment.mode == "serve":
+        return ticker_of(assignment, loaded, store, line).serve()
+    build = _builder(assignment, loaded, store, line)
+    if assignment.mode == "check":
+        return _check(assignment, build(config), line)
+    if assignment.mode == "databases":
+        return _tell_of_databases(build(config), line)
+    _recover(assignment, store, assembly.key_of(config, name, loaded.job))
+    return run_once(assignment, build(config), line)
+
+
+def _builder(assignment: Assignment, loaded: Loaded, store: Store, line: Line) -> Callable[[Config], Runner]:
+    """A function that makes the job's runner by a configuration: the one it was forked with, or a later one."""
+    name, heartbeat = assignment.job, assignment.heartbeat
     logger = log.get(job=name)
 
     def build(config: Config) -> Runner:
         return assembly.runner(
             config, name, loaded.job, store, logger, line.tell, wait=line.wait, step_down=line.stop,
-            end=line.end_at_once,
-            observe=loaded.observe(logger, name), alive=assignment.heartbeat.stamp if assignment.heartbeat else None,
+            end=line.end_at_once, observe=loaded.observe(logger, name), alive=heartbeat.stamp if heartbeat else None,
             attended=assignment.mode == "once",
         )  # fmt: skip
 
-    if assignment.mode == "check":
-        return _check(assignment, build(config), line)
-    if assignment.mode == "databases":
-        return _tell_of_databases(build(config), line)
-    key = assembly.key_of(config, name, loaded.job)
+    return build
+
+
+def ticker_of(assignment: Assignment, loaded: Loaded, store: Store, line: Line) -> Ticker:
+    """The job's schedule, once what processes before this one left open is closed.
+
+    Raises: Unreachable, ConfigError.
+    """
+    config, job = assignment.config, loaded.job
+    key = assembly.key_of(config, assignment.job, job)
     _recover(assignment, store, key)
-    if assignment.mode == "once":
-        return run_once(assignment, build(config), line)
-    ticker = Ticker(config, build, line, assignment.paused)
-    every = ticker.runner.every if loaded.job.kind == "periodic" else None
-    line.ready = {"job_kind": loaded.job.kind, "every": every, "last_run": _last_run(store, key)}
-    return ticker.serve()
+    ticker = Ticker(config, _builder(assignment, loaded, store, line), line, assignment.paused)
+    every = ticker.runner.every if job.kind == "periodic" else None
+    line.ready = {"job_kind": job.kind, "every": every, "last_run": _last_run(store, key)}
+    return ticker
 
 
 def _recover(assignment: Assignment, store: Store, key: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -48,6 +50,14 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _leave(code: int) -> NoReturn:
+    """End without taking apart what was loaded, object by object: that is a fifth of the time that stopping takes."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _ask(context: click.Context, command: str, **fields: Any) -> dict[str, Any]:
     from stellerd import client, locate
 
@@ -61,12 +71,12 @@ def _known(config: Config, job: str) -> None:
 
 @cli.command()
 @click.pass_context
-def run(context: click.Context) -> int:
+def run(context: click.Context) -> NoReturn:
     """Run the daemon in the foreground (the default)."""
     gc.disable()  # imports make little garbage, and looking for it takes 20 ms; the daemon enables it again
     from stellerd import daemon
 
-    return daemon.run(_load(context))
+    _leave(daemon.run(_load(context)))
 
 
 @cli.command("run-once")

@@ -25,7 +25,7 @@ def run(config: Config) -> int:
     sink = Sink(file=config.path(file) if file else None)
     log.configure(config.supervisor.log_level, style, write=sink.line)
     if config.supervisor.preload:
-        preload.preload(config.supervisor.preload, _backend(config), _warn)
+        preload.preload(preload.wanted(config), _backend(config), _warn)
     gc.enable()
     return Supervisor(config, sink, style).run()
 

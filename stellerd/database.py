@@ -79,24 +79,24 @@ def make_folder(url: URL, name: str) -> None:
             raise Unreachable(f"{name}: cannot create {folder}: {os.strerror(error.errno or 0)}") from None
 
 
-def prepare_sqlite(connection: sqlite3.Connection, record: Any = None) -> None:
-    """What each connection to an SQLite file begins with."""
+def prepare_sqlite(connection: sqlite3.Connection, record: Any = None) -> bool:
+    """What each connection to an SQLite file begins with; whether the file has a write-ahead log."""
     connection.isolation_level = None  # sqlite3 must not begin by itself: BEGIN IMMEDIATE is ours
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-    _write_ahead(cursor)
-    cursor.execute("PRAGMA synchronous = FULL")  # a spent slot must survive a power cut too
+    has_log = _write_ahead(cursor)
+    cursor.execute("PRAGMA synchronous = FULL")  # what was committed must survive a power cut too
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+    return has_log
 
 
-def _write_ahead(cursor: sqlite3.Cursor) -> None:
+def _write_ahead(cursor: sqlite3.Cursor) -> bool:
     """Turn WAL on. SQLite does not wait for this by itself, and several processes may open a new file at once."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
+            return bool(cursor.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",))
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise

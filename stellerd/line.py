@@ -39,6 +39,11 @@ class Line:
         self.channel.shout("failed", reason=why, detail="", code=LeaseLost.exit_code, state="lost")
         os.killpg(0, signal.SIGKILL)
 
+    def close(self) -> None:
+        """Give back what the signals and the clock are waited for with."""
+        self._signals.close()
+        self._wall.close()
+
     def tell(self, kind: str, fields: dict[str, Any]) -> None:
         """An event for the parent; progress at most five times a second, its end always."""
         if kind == "progress":

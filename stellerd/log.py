@@ -101,6 +101,16 @@ def _build(level: str, style: str) -> None:
     logging.basicConfig(handlers=[_Bridge()], level=max(_LEVELS[level], logging.WARNING), force=True)
 
 
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Lines are made as ever and go nowhere."""
+    before, _output.write = _output.write, lambda line: None
+    try:
+        yield
+    finally:
+        _output.write = before
+
+
 def set_level(level: str) -> None:
     """Change the least severe level of this process from now on."""
     _output.manner = level, _output.manner[1]

@@ -8,17 +8,40 @@ import importlib
 import os
 from collections.abc import Callable
 
+from stellerd import registry
+from stellerd.config import Config
 from stellerd.errors import ConfigError
 
 _libc = ctypes.CDLL(None)
 _WARMUP = "stellerd.warmup"
 _CHILD_SIDE = ("stellerd.child", _WARMUP)
+_AUTO = "auto"
+_OF_PLUGINS = frozenset({"msgspec", "pika", "psycopg", "requests"})
+"""Libraries that plugins are often made with and that start no thread: others must be asked for."""
+
+
+def wanted(config: Config) -> list[str]:
+    """The modules of `[supervisor] preload`, with those that "auto" stands for by this configuration."""
+    given = [module for module in config.supervisor.preload if module != _AUTO]
+    return given if _AUTO not in config.supervisor.preload else [*_automatic(config), *given]
+
+
+def _automatic(config: Config) -> list[str]:
+    """The database drivers, and what the plugins of the jobs say they depend on."""
+    names = {"requests"} if config.limits else set[str]()
+    for name, job in config.jobs.items():
+        names |= registry.requirements(job.plugin or name) & _OF_PLUGINS
+    urls = [config.state_url(), *map(config.database_url, config.databases)]
+    if any(url.startswith("postgres") for url in urls):
+        names |= {"psycopg", "sqlalchemy.dialects.postgresql.psycopg"}
+    return sorted(names)
 
 
 def preload(modules: list[str], backend: str, warn: Callable[[str, str], None]) -> None:
     """Import what children need, so that they share it and start in milliseconds; a failure is only a warning.
 
-    `backend`: "sqlite" or "postgresql", for which of the two the children's statements are made ready.
+    Besides `modules` that is the children's side of stellerd itself; `backend` ("sqlite" or "postgresql") says for
+    which database its statements are made ready.
     Raises: ConfigError when a module starts a thread.
     """
     for module in (*modules, *_CHILD_SIDE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from stellerd.errors import ConfigError, StellerdError
 from stellerd.job import Job
 
 GROUP = "stellerd"
+_NAME = re.compile(r"[A-Za-z0-9._-]+")  # of a distribution, which a line of Requires-Dist begins with (PEP 508)
 
 
 class BrokenPlugin(StellerdError):
@@ -50,6 +52,17 @@ def _changed_ns(folder: str) -> int:
         return 0
 
 
+def requirements(name: str) -> set[str]:
+    """What the distribution of a plugin says that it depends on, by import name; none of a plugin that is not there.
+
+    Only of distributions whose import name is their own, as of most.
+    """
+    point = installed().get(name)
+    lines = (point.dist.requires or []) if point and point.dist else []
+    names = [match[0] for line in lines if "extra ==" not in line and (match := _NAME.match(line))]
+    return {name.lower().replace("-", "_") for name in names}
+
+
 def find(name: str, where: str) -> EntryPoint:
     """The entry point of a plugin.
 
@@ -79,8 +92,8 @@ def _manager() -> pluggy.PluginManager:
 class Loaded:
     """A plugin that was imported here, with the observers that came along."""
 
-    def __init__(self, name: str, where: str) -> None:
-        point = find(name, where)
+    def __init__(self, name: str, where: str, point: EntryPoint | None = None) -> None:
+        point = point or find(name, where)
         self.manager = _spare.pop() if _spare else _manager()
         try:
             self.manager.register(point.load(), name)

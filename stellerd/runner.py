@@ -64,6 +64,8 @@ class Runner:
     `emit(kind, fields)` tells the parent; `observe(hook, run)` calls the observers' hooks.
     """
 
+    keeper = Keeper
+
     def __init__(
         self,
         name: str,
@@ -191,7 +193,7 @@ class Runner:
         claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger)
         if not isinstance(claim, Claim):
             return claim
-        keeper = Keeper(
+        keeper = self.keeper(
             self.store, claim, lambda why: self.step_down(), self.end, alive=self.alive,
             alive_every=self.alive_every, stubborn=self.key != self.name,
         )  # fmt: skip

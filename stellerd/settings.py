@@ -24,11 +24,6 @@ from stellerd.durations import Rate, format_duration, format_size, parse_duratio
 from stellerd.locate import DEFAULT_SOCKET
 from stellerd.secret import Secret
 
-CHILD_MODULES = (
-    "msgspec", "pika", "pluggy", "psycopg", "requests", "schedule", "sqlalchemy",
-    "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite",
-)  # fmt: skip
-
 
 def _texts(parse: Callable[[str], Any], example: str, known: type = float) -> BeforeValidator:
     def read(raw: Any) -> Any:
@@ -89,7 +84,10 @@ class SupervisorSettings(Settings):
     )
     stop_timeout: Duration = Field(30.0, description="Longest time for all jobs together to end at shutdown.", gt=0)
     preload: list[str] = Field(
-        list(CHILD_MODULES), description="Third-party modules imported once, before the jobs are forked."
+        ["auto"],
+        description="Third-party modules imported once, before the jobs are forked, so that all of them share the "
+        'memory. "auto" stands for what these jobs need for sure: the drivers of the databases, requests if there are '
+        "limits, and msgspec, pika or requests if the plugin of a job depends on it. []: nothing is imported before.",
     )
 
 

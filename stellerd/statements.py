@@ -13,23 +13,33 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 Convert = Callable[[Any], Any]
 _FLOAT8, _NUMERIC = 701, 1700  # PostgreSQL's type ids, by which psycopg's dialect converts numbers
 Insert = Callable[[sa.Table], Any]
-INSERTS: dict[str, Insert] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
-"""An INSERT that knows ON CONFLICT, by the name of the dialect."""
 
 
 @cache
 def dialect_of(backend: str) -> sa.Dialect:
-    """The dialect with named parameters; `backend` is "sqlite" or "postgresql"."""
+    """The dialect with named parameters; `backend` is "sqlite" or "postgresql". Only that one is imported."""
     if backend == "postgresql":
+        from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
         return PGDialect_psycopg()  # type: ignore[no-untyped-call]
+    from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
     return SQLiteDialect_pysqlite(paramstyle="named")
+
+
+def insert_of(backend: str) -> Insert:
+    """An INSERT that knows ON CONFLICT."""
+    if backend == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+
+        return insert
+    from sqlalchemy.dialects.sqlite import insert as insert_of_sqlite
+
+    return insert_of_sqlite
 
 
 class Compiled:
@@ -88,7 +98,7 @@ class Statement:
     def compiled(self, backend: str) -> Compiled:
         """For "sqlite" or "postgresql"."""
         if backend not in self._compiled:
-            self._compiled[backend] = Compiled(self._build(INSERTS[backend]), backend, self._columns)
+            self._compiled[backend] = Compiled(self._build(insert_of(backend)), backend, self._columns)
         return self._compiled[backend]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,11 +53,15 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of JSON values; times as ISO 8601 in UTC, `seconds` and `exit_code` added."""
-        return {key: _plain(value) for key, value in asdict(self).items() if key != "code"} | {
+        return {name: _plain(getattr(self, name)) for name in _SHOWN} | {
+            "counters": dict(self.counters),
             "job": self.job.partition("@")[0],  # "job@host" where every host runs it
             "seconds": None if self.seconds is None else round(self.seconds, 3),
             "exit_code": None if self.state == "running" else self.exit_code,
         }
+
+
+_SHOWN = tuple(one.name for one in fields(RunRecord) if one.name != "code")
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from stellerd.claims import Claim, Held, Taken, boottime
 from stellerd.errors import ConfigError, LeaseLost
 from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, runs, version
 from stellerd.session import Pool, Transaction
-from stellerd.statements import INSERTS, Statement, create_all
+from stellerd.statements import Statement, create_all, insert_of
 from stellerd.status import RunRecord
 
 LEASE_S = 60.0
@@ -98,7 +98,7 @@ class Store:
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT of this dialect, with ON CONFLICT."""
-        return INSERTS[self._pool.dialect.name](table)
+        return insert_of(self._pool.dialect.name)(table)
 
     def create(self) -> None:
         """Create the tables of a new store; safe when several processes do it at once.

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 
 _AGAIN_S = 0.05
+_STATUS_EVERY_S = 0.1
+"""At most: each one wakes the manager, and fifty jobs that come up at once are of interest as fifty."""
 _UNSENT = 100
 
 
@@ -51,7 +53,7 @@ class Manager:
     def __init__(self, after: Callable[[float, Callable[[], None]], object]) -> None:
         self._after = after
         self._unsent: deque[str] = deque(maxlen=_UNSENT)
-        self._waiting = False
+        self._waiting = self._resting = False
 
     def tell(self, *lines: str) -> None:
         """Now or soon; of several states that could not be told yet, the last."""
@@ -62,11 +64,20 @@ class Manager:
         self._send()
 
     def _send(self) -> None:
-        while self._unsent and notify(self._unsent[0]):
-            self._unsent.popleft()
-        if self._unsent and not self._waiting:
+        while self._unsent and not self._may_wait() and notify(self._unsent[0]):
+            if _is_status(self._unsent.popleft()):
+                self._resting = True
+                self._after(_STATUS_EVERY_S, self._rested)
+        if self._unsent and not self._waiting and not self._resting:
             self._waiting = True
             self._after(_AGAIN_S, self._again)
+
+    def _may_wait(self) -> bool:
+        return self._resting and len(self._unsent) == 1 and _is_status(self._unsent[0])
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._send()
 
     def _again(self) -> None:
         self._waiting = False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stellerd import queries, registry, statements
+from stellerd import config, preload, queries, registry, statements
 
 RUN = """
 import gc, sys
@@ -44,6 +44,61 @@ def test_a_module_that_starts_a_thread_is_refused_by_name(tmp_path: Path) -> Non
     said = preloaded(tmp_path, "json", "busy")
     assert said.startswith("refused: ")
     assert "preload: busy starts a thread" in said
+
+
+def wanted(jobs: str, more: str = "") -> list[str]:
+    return preload.wanted(config.parse(f"{more}\n[state]\nurl = 'sqlite:///x.db'\n{jobs}", Path("/x.toml")))
+
+
+def test_only_what_these_jobs_need_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, needs in {"plain": [], "sends": ["pika>=1.3", "Some.Thing", 'msgspec ; extra == "fast"']}.items():
+        info = tmp_path / f"{name}-1.dist-info"
+        info.mkdir()
+        lines = "".join(f"Requires-Dist: {need}\n" for need in needs)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{lines}")
+        (info / "entry_points.txt").write_text(f"[stellerd]\n{name} = {name}\n")
+    assert registry.requirements("sends") == {"pika", "some.thing"}
+    assert wanted("[jobs.plain]") == []
+    assert wanted("[jobs.not_installed]") == []
+    assert wanted("[jobs.plain]\n[jobs.it]\nplugin = 'sends'") == ["pika"]
+    assert wanted("[jobs.plain]\n[limits.api]\nrate = '1/1h'") == ["requests"]
+    database = "[databases.shop]\nurl = 'postgresql://nobody@localhost/shop'"
+    assert wanted(f"[jobs.plain]\n{database}") == ["psycopg", "sqlalchemy.dialects.postgresql.psycopg"]
+
+
+def test_modules_of_ones_own_are_added_or_stand_alone() -> None:
+    more = "[limits.api]\nrate = '1/1h'\n[supervisor]\npreload = ['auto', 'json']"
+    assert wanted("[jobs.x]", more) == ["requests", "json"]
+    assert wanted("[jobs.x]", more.replace("'auto', ", "")) == ["json"]
+
+
+def test_what_no_job_needs_is_not_loaded() -> None:
+    """For SQLite alone, with no limits: a third of the imports."""
+    code = RUN + 'print([name for name in ("psycopg", "requests", "pika") if name in sys.modules])'
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_rehearsal_leaves_nothing_behind() -> None:
+    code = """
+import os, signal, threading
+from stellerd import log, preload, rehearsal
+lines = []
+log.configure("debug", "json", write=lines.append)
+preload.preload([], "sqlite", print)
+def state():
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    return sorted(os.listdir("/proc/self/fd")), handlers, threading.active_count(), dict(os.environ), os.getcwd()
+before = state()
+rehearsal.run()
+assert state() == before, (before, state())
+assert signal.set_wakeup_fd(-1) == -1
+assert lines == [], lines
+print("nothing")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "nothing\n", done.stderr
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])

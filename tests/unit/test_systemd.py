@@ -76,6 +76,21 @@ def test_what_a_full_queue_does_not_take_is_told_again_in_order(
     ]  # fmt: skip
 
 
+def test_a_burst_of_states_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    later: list[Callable[[], None]] = []
+    monkeypatch.setattr(systemd, "notify", lambda *lines: told.append("\n".join(lines)) or True)
+    manager = systemd.Manager(lambda seconds, callback: later.append(callback))
+    for up in range(50):
+        manager.tell(f"STATUS={up} of 50 jobs up")
+    assert told == ["STATUS=0 of 50 jobs up"]
+    later.pop()()
+    assert told[1:] == ["STATUS=49 of 50 jobs up"]
+    manager.tell("STATUS=49 of 50 jobs up")
+    manager.tell("READY=1", "STATUS=50 of 50 jobs up")
+    assert told[-1] == "READY=1\nSTATUS=50 of 50 jobs up", "what is no mere state does not wait"
+
+
 def test_telling_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/no/such/socket")
     before = len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,78 @@
+"""What the state store has committed on SQLite is on the disk before anybody acts on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stellerd import session
+from stellerd.errors import Unreachable
+from stellerd.session import Pool
+from stellerd.store import Store
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was flushed to the disk, in order."""
+    paths: list[str] = []
+    real = os.fdatasync
+
+    def flush(fd: int) -> None:
+        paths.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(session.os, "fdatasync", flush)
+    return paths
+
+
+def test_the_log_is_flushed_after_each_commit_and_its_folder_once(tmp_path: Path, flushed: list[str]) -> None:
+    store = Store(f"sqlite:///{tmp_path}/state.db")
+    store.create()
+    assert flushed == [f"{tmp_path}/state.db-wal", str(tmp_path)]
+    store.claim("job", None, "manual")
+    assert flushed[2:] == [f"{tmp_path}/state.db-wal"]
+    store.history()
+    assert len(flushed) == 3, "reading needs no disk"
+    store.close()
+
+
+def test_nobody_has_to_wait_for_the_disk_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flush comes when the lock is free again."""
+    one, other = (Store(f"sqlite:///{tmp_path}/state.db") for _ in range(2))
+    one.create()
+    found = []
+
+    def flush(path: Path) -> None:
+        if not found:
+            found.append("")
+            found.append(type(other.claim("other", None, "manual")).__name__)
+
+    monkeypatch.setattr(session, "_flush", flush)
+    one.claim("job", None, "manual")
+    assert found[1] == "Claim"
+    for store in (one, other):
+        store.close()
+
+
+def test_a_disk_that_does_not_take_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"sqlite:///{tmp_path}/state.db")
+    store.create()
+
+    def full(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(session.os, "fdatasync", full)
+    with pytest.raises(Unreachable, match=r"state store \(sqlite://.*state.db\): Input/output error"):
+        store.claim("job", None, "manual")
+    store.close()
+
+
+def test_without_a_log_of_its_own_sqlite_flushes_itself(tmp_path: Path, flushed: list[str]) -> None:
+    for url in ("sqlite://", f"sqlite:///file:{tmp_path}/state.db?uri=true"):
+        pool = Pool(url, "store")
+        with pool.transaction(writes=True) as work:
+            assert work.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "FULL"
+        pool.close()
+    assert flushed == []
