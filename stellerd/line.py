@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import time
 from typing import Any
 
+from stellerd import memory
 from stellerd.channel import Channel, Message
 from stellerd.errors import LeaseLost
 from stellerd.signals import SignalPipe
 from stellerd.walltimer import WallTimer
 
 _PROGRESS_EVERY_S = 0.2
+_LONG_S, _TRIM_EVERY_S = 5.0, 60.0
+"""Before a wait of at least so long, what a run has freed goes back to the kernel, and no more often than that."""
 
 
 class Line:
@@ -26,6 +30,7 @@ class Line:
         """What to say once this process is ready: a periodic job at once, a service when it first waits."""
         self.commands: list[Message] = []
         self._last_progress = 0.0
+        self._trimmed = -math.inf
         self._signals = SignalPipe(stop_signals, lambda number, frame: self.stop())
         self._wall = WallTimer()
 
@@ -62,6 +67,7 @@ class Line:
     def wait(self, seconds: float) -> bool:
         """`ctx.wait`: up to `seconds`; True, at once, when this process was asked to end."""
         self.say_ready()
+        self._lie_down(seconds)
         deadline = time.monotonic() + seconds
         while not self.stopping:
             left = deadline - time.monotonic()
@@ -72,10 +78,17 @@ class Line:
                 break
         return self.stopping
 
+    def _lie_down(self, seconds: float | None) -> None:
+        now = time.monotonic()
+        if (seconds is None or seconds >= _LONG_S) and now - self._trimmed >= _TRIM_EVERY_S:
+            memory.give_back()
+            self._trimmed = now
+
     def next_command(self, seconds: float | None) -> Message | None:
         """Between runs: the next command of the parent. None when the time on the wall has come, when the clock was
         set or when the process was asked to end; `seconds` None: there is no such time."""
         if not self.commands and not self.stopping:
+            self._lie_down(seconds)
             self._wall.set(seconds)
             select.select([self._signals.fd, self.channel.fileno(), self._wall.fd], [], [])
             self._signals.read()

@@ -1,11 +1,19 @@
-"""Whether the kernel killed one of ours for lack of memory: the count that the control group keeps of such kills."""
+"""What the kernel gives and takes: memory that is free again, and whether it killed one of ours for lack of it."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
+_libc = ctypes.CDLL(None)  # once, before the fork
 _CGROUP = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
+
+
+def give_back() -> None:
+    """Return to the kernel what was freed (malloc_trim(3), which not every C library has)."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
 
 
 class OomWitness:

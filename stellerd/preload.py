@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import os
 from collections.abc import Callable
 
-from stellerd import registry
+from stellerd import memory, registry
 from stellerd.config import Config
 from stellerd.errors import ConfigError
 
-_libc = ctypes.CDLL(None)
 _WARMUP = "stellerd.warmup"
 _CHILD_SIDE = ("stellerd.child", _WARMUP)
 _AUTO = "auto"
@@ -55,5 +53,5 @@ def preload(modules: list[str], backend: str, warn: Callable[[str, str], None]) 
                 "deadlock the child; leave it out of preload: the job that needs it imports it for itself"
             )
     importlib.import_module(_WARMUP).run(backend)
-    _libc.malloc_trim(0)  # holes that imports left: a child that fills one would first copy its page
+    memory.give_back()  # holes that imports left: a child that fills one would first copy its page
     gc.freeze()  # not collected before: 1,300 objects of garbage are not worth 70 ms of each start

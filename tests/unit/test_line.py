@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stellerd import memory
 from stellerd.channel import Channel
 from stellerd.line import Line
 
@@ -55,6 +56,21 @@ def test_a_wait_is_as_long_as_asked(ends: tuple[Channel, Line]) -> None:
     began = time.monotonic()
     assert not ends[1].wait(0.1)
     assert time.monotonic() - began >= 0.1
+
+
+def test_before_a_long_wait_freed_memory_goes_back_but_not_each_time(
+    ends: tuple[Channel, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, line = ends
+    given: list[str] = []
+    monkeypatch.setattr(memory, "give_back", lambda: given.append("back"))
+    line.wait(0.01)
+    assert given == []
+    for _ in range(3):
+        timer = shortly(lambda: parent.send("trigger"), 0.0)
+        assert line.next_command(60.0)
+        timer.join()
+    assert given == ["back"]
 
 
 def test_commands_come_one_by_one_and_in_order(ends: tuple[Channel, Line]) -> None:
