@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import select
@@ -235,6 +236,7 @@ class Stellerd(Subject):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: bench-plugin\nVersion: 1\n{said}")
         (info / "entry_points.txt").write_text("[stellerd]\nbench = bench_plugin\n")
         (site / "bench_plugin.py").write_text(_PLUGIN.format(kind=self.kind))
+        compileall.compile_dir(site, quiet=1)
         path = [str(site), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {"PYTHONPATH": os.pathsep.join(path), "NOTIFY_SOCKET": str(self.ear.notify)}
 

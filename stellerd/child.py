@@ -67,7 +67,8 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     _die_with_parent(assignment)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
-    signals.restore_defaults()
+    for number in signals.changed():
+        signal.signal(number, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the daemon's terminal or pipe is not a job's to read
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for as long as the process lives
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):

@@ -171,7 +171,7 @@ class LogPump:
         short = len(text) <= MAX_LINE or text.find(b"\n", 0, MAX_LINE) >= 0  # the first line; others fit into a CHUNK
         plain = short and not text.translate(None, _PLAIN)
         block = self._framed_block(text, at) if plain else b"\n".join(self._each(text.split(b"\n"), at))
-        lines = block.count(b"\n") + 1
+        lines = text.count(b"\n") + 1  # framing adds none
         self._keep(block, lines)
         self.count += lines
         self.sink.block(block, lines)

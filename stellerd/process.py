@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -16,8 +17,10 @@ import multiprocess.process
 
 from stellerd.channel import Assignment, Channel, Message
 from stellerd.logpump import LogPump, Sink
-from stellerd.loop import IN, OUT, Loop
+from stellerd.loop import IN, OUT, Loop, Timer
 
+_FLOOD_S = 0.001
+"""Lines that come within so long of the last ones: about what it takes to fill a pipe."""
 SIGTERM = int(signal.SIGTERM)
 ALL_SIGNALS = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
 
@@ -52,6 +55,9 @@ class Process:
         lines_before: int = 0,
     ) -> None:
         self.loop, self.on_message, self.on_death = loop, on_message, on_death
+        self._pumped = -math.inf
+        self._rest: Timer | None = None
+        """Until when its lines are left in the pipe."""
         self._configuration: str | None = None
         """What it has yet to be told, once it reads again."""
         self.channel, theirs = Channel.pair()
@@ -119,8 +125,17 @@ class Process:
             self.on_message(message)
 
     def _pump(self) -> None:
-        if self.log and not self.log.pump():
+        """A pipe that was filled again at once is left to fill: a flood is moved in few large pieces."""
+        if not self.log:
+            return
+        if not self.log.pump():
             self.loop.remove(self.log.fd)
+            return
+        before, self._pumped = self._pumped, self.loop.clock()
+        if self._pumped - before < _FLOOD_S:
+            fd = self.log.fd
+            self.loop.modify(fd, 0)
+            self._rest = self.loop.after(_FLOOD_S, lambda: self.loop.modify(fd, IN))
 
     def signal(self, number: int) -> None:
         """Send a signal to the process alone."""
@@ -169,6 +184,8 @@ class Process:
     def _close(self) -> None:
         self.loop.remove(self.channel.fileno())
         self.channel.close()
+        if self._rest:
+            self._rest.cancel()
         if self.log:
             self.loop.remove(self.log.fd)
             self.log.close()

@@ -12,13 +12,14 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import TracebackType
 
-from stellerd import child, config, log, registry
+from stellerd import child, config, log, registry, signals, surroundings
 from stellerd.channel import Assignment, Channel
 from stellerd.context import Context
 from stellerd.hookspecs import hookimpl
 from stellerd.job import Job
 from stellerd.keeper import Keeper
 from stellerd.line import Line
+from stellerd.secret import RedactingStream
 from stellerd.store import Store
 
 _ROUNDS = 4
@@ -63,6 +64,9 @@ def run() -> None:
 
 
 def _once(assignment: Assignment) -> None:
+    signals.changed()
+    RedactingStream(1)
+    surroundings.apply(assignment.config.jobs[assignment.job], "")
     ours, theirs = Channel.pair()
     store, line = Store(assignment.config.state_url()), Line(theirs, set())
     try:

@@ -29,7 +29,9 @@ def run(backend: str) -> None:
         if statement not in queries.TELLERS.values() or statement is queries.TELLERS[backend]:
             statement.compiled(backend)
     hosts.machine()
-    setproctitle.getproctitle()  # finds out where the title stands
+    name = setproctitle.getthreadtitle()
+    setproctitle.getproctitle()  # finds out where the title stands, and leaves the interpreter's path as the name
+    setproctitle.setthreadtitle(name)
     if "psycopg" in sys.modules:
         dialect_of("postgresql")
     if "requests" in sys.modules:

@@ -136,6 +136,24 @@ def test_a_flood_of_any_kind_of_lines_disturbs_nobody(tmp_path: Path, unit: str)
         assert daemon.job("flood")["restarts"] == 0
 
 
+def test_many_small_writes_are_moved_in_few_large_pieces(tmp_path: Path) -> None:
+    """A job that writes line by line must not wake the daemon for each few of them; no line waits for another."""
+    body = """
+        ctx.wait(0)
+        for _ in range(100_000): os.write(1, b"x" * 75 + b"\\n")
+        os.write(1, b"the last word\\n")
+        ctx.wait(60)
+        """
+    with FaultDaemon(tmp_path, {"small": job(body, extra=SERVICE)}, jobs(["small"])) as daemon:
+        daemon.until_job("small", lambda entry: entry["run"])
+        until(lambda: "the last word" in daemon.ask("logs", job="small")["lines"][-1][1])
+        io = dict(line.split(": ") for line in Path(f"/proc/{daemon.pid}/io").read_text().splitlines())
+        assert int(io["syscw"]) < 400, "7.6 MB by pieces of up to 64 KiB, and the daemon's own lines"
+        lines = daemon.ask("logs", job="small")["lines"]
+        assert lines[-1][0] >= 100_001
+        assert '"the last word"' in lines[-1][1]
+
+
 def test_a_job_that_inherits_the_output_writes_to_it_directly(tmp_path: Path) -> None:
     with FaultDaemon(
         tmp_path, {"it": job("print('straight', flush=True)"), "other": WAITS}, "[jobs.it]\nlog = 'inherit'\n"

@@ -84,11 +84,12 @@ def test_the_rehearsal_leaves_nothing_behind() -> None:
     code = """
 import os, signal, threading
 from stellerd import log, preload, rehearsal
-lines = []
+name, lines = open("/proc/self/comm").read(), []
 log.configure("debug", "json", write=lines.append)
 preload.preload([], "sqlite", print)
 def state():
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    assert open("/proc/self/comm").read() == name, open("/proc/self/comm").read()
     return sorted(os.listdir("/proc/self/fd")), handlers, threading.active_count(), dict(os.environ), os.getcwd()
 before = state()
 rehearsal.run()
