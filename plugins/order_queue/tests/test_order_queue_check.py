@@ -59,7 +59,7 @@ def test_each_missing_right_is_named_until_the_run_works(pg_orders: Any, poor_ur
         harness.check()
     assert "permission denied" in harness.run().reason
     grant(pg_orders, poor_url, 'GRANT SELECT ON "Orders"')
-    with pytest.raises(errors.JobFailed, match="CREATE SCHEMA IF NOT EXISTS stellerd AUTHORIZATION poor_"):
+    with pytest.raises(errors.JobFailed, match="CREATE SCHEMA stellerd AUTHORIZATION poor_"):
         harness.check()
     grant(pg_orders, poor_url, f'GRANT CREATE ON DATABASE "{sa.make_url(poor_url).database}"')
     harness.check()
@@ -143,13 +143,30 @@ def test_db_check_says_what_mends_each_right(pg_orders: Any, poor_url: str, job:
     harness = job(poor_url, f"spool://{spool}")
     role = sa.make_url(poor_url).username
     assert [sql for _, sql in harness.database_problems()] == [
-        f'GRANT SELECT ON "Orders" TO {role}', f"CREATE SCHEMA IF NOT EXISTS stellerd AUTHORIZATION {role}",
+        f'GRANT SELECT ON "Orders" TO {role}', f"CREATE SCHEMA stellerd AUTHORIZATION {role}",
     ]  # fmt: skip
     job(pg_orders.url, f"spool://{spool}").run()  # now the ledger is there, and the superuser's
     assert mended(harness, pg_orders) == [
         f'{role} may not read "Orders"', f"{role} may not enter the schema stellerd",
         f"{role} lacks SELECT, INSERT, UPDATE, DELETE on the ledger",
     ]  # fmt: skip
+    pg_orders.add(2)
+    assert harness.run().counters["published"] == 2
+
+
+def test_a_schema_that_another_job_made_needs_a_right_in_it_alone(
+    pg_orders: Any, poor_url: str, job: Any, spool: Path
+) -> None:
+    role = sa.make_url(poor_url).username
+    harness = job(poor_url, f"spool://{spool}")
+    with pg_orders.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA stellerd")
+    grant(pg_orders, poor_url, 'GRANT SELECT ON "Orders"')
+    with pytest.raises(errors.JobFailed, match=f"GRANT USAGE, CREATE ON SCHEMA stellerd TO {role}"):
+        harness.check()
+    assert mended(harness, pg_orders) == [
+        f"the ledger stellerd.stellerd_published_orders is not there and {role} may not make it"
+    ]
     pg_orders.add(2)
     assert harness.run().counters["published"] == 2
 

@@ -57,8 +57,7 @@ def _rights(engine: sa.Engine, settings: Any, where: str, ledger: Ledger) -> Non
             raise errors.JobFailed(f"{where}: no right to use the ledger: {grant}")
         if not exists and not may_create_ledger(connection):
             raise errors.JobFailed(
-                f"{where}: the ledger is not there and cannot be made: "
-                f"CREATE SCHEMA IF NOT EXISTS stellerd AUTHORIZATION {who}"
+                f"{where}: the ledger is not there and cannot be made: {right_to_create_ledger(connection, who)}"
             )
 
 
@@ -73,9 +72,16 @@ def may_create_ledger(connection: sa.Connection) -> bool:
     ask = (
         "SELECT CASE WHEN to_regnamespace('stellerd') IS NULL "
         "THEN has_database_privilege(current_database(), 'CREATE') "
-        "ELSE has_schema_privilege('stellerd', 'CREATE') END"
+        "ELSE has_schema_privilege('stellerd', 'CREATE') AND has_schema_privilege('stellerd', 'USAGE') END"
     )
     return bool(connection.scalar(sa.text(ask)))
+
+
+def right_to_create_ledger(connection: sa.Connection, who: str) -> str:
+    """The SQL that lets `who` make the ledger, in a schema of its own or in the one that is there."""
+    if connection.scalar(sa.text("SELECT to_regnamespace('stellerd') IS NULL")):
+        return f"CREATE SCHEMA stellerd AUTHORIZATION {who}"
+    return f"GRANT USAGE, CREATE ON SCHEMA stellerd TO {who}"
 
 
 def may_use_schema(connection: sa.Connection) -> bool:

@@ -93,7 +93,8 @@ _WRITES = {
 }
 
 CREATE_LEDGER = (
-    "CREATE SCHEMA IF NOT EXISTS stellerd",
+    # IF NOT EXISTS wants the right to create a schema even where it is there
+    "DO $$ BEGIN IF to_regnamespace('stellerd') IS NULL THEN CREATE SCHEMA stellerd; END IF; END $$",
     # Room on each page: claims and marks touch no index, so PostgreSQL can keep them in place
     """CREATE TABLE IF NOT EXISTS stellerd.stellerd_published_orders (
   order_id uuid PRIMARY KEY, request_id uuid NOT NULL, message_id uuid, attempts integer NOT NULL DEFAULT 0,

@@ -8,7 +8,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from stellerd import Context
-from stellerd_order_queue.check import ADVISED_INDEX, has_index, lacking_rights, may_create_ledger, may_use_schema, user
+from stellerd_order_queue.check import (
+    ADVISED_INDEX,
+    has_index,
+    lacking_rights,
+    may_create_ledger,
+    may_use_schema,
+    right_to_create_ledger,
+    user,
+)
 from stellerd_order_queue.database import transaction
 from stellerd_order_queue.ledger import TABLE, Ledger
 
@@ -103,7 +111,7 @@ def _of_ledger(connection: sa.Connection, ledger: Ledger, exists: bool, who: str
         if not may_create_ledger(connection):
             yield (
                 f"the ledger {ledger.table} is not there and {who} may not make it",
-                f"CREATE SCHEMA IF NOT EXISTS stellerd AUTHORIZATION {who}",
+                right_to_create_ledger(connection, who),
             )
     elif not may_use_schema(connection):
         yield f"{who} may not enter the schema stellerd", f"GRANT USAGE ON SCHEMA stellerd TO {who}"
