@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import sys
@@ -53,8 +54,9 @@ def main() -> None:
 def _leave(code: int) -> NoReturn:
     """End without taking apart what was loaded, object by object: that is a fifth of the time that stopping takes."""
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it was closed, or nobody reads it any more
+            stream.flush()
     os._exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -28,7 +29,8 @@ def _automatic(config: Config) -> list[str]:
     """The database drivers, and what the plugins of the jobs say they depend on."""
     names = {"requests"} if config.limits else set[str]()
     for name, job in config.jobs.items():
-        names |= registry.requirements(job.plugin or name) & _OF_PLUGINS
+        with contextlib.suppress(Exception):  # of a broken installation; its job will say what is wrong
+            names |= registry.requirements(job.plugin or name) & _OF_PLUGINS
     urls = [config.state_url(), *map(config.database_url, config.databases)]
     if any(url.startswith("postgres") for url in urls):
         names |= {"psycopg", "sqlalchemy.dialects.postgresql.psycopg"}

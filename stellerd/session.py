@@ -3,6 +3,7 @@ by two threads at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -161,7 +162,8 @@ class Pool:
         try:
             _flush(self._log)
             if self._is_new:  # the log's name may be as young as what is in it
-                _flush(self._log.parent)
+                with contextlib.suppress(PermissionError):  # a folder that may be written to but not be read
+                    _flush(self._log.parent)
                 self._is_new = False
         except OSError as error:
             raise Unreachable(f"{self.name} ({self.shown}): {error.strerror}") from error

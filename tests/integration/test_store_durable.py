@@ -69,6 +69,21 @@ def test_a_disk_that_does_not_take_it_is_told(tmp_path: Path, monkeypatch: pytes
     store.close()
 
 
+def test_a_folder_that_may_not_be_read_is_left_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse(path: Path, flags: int) -> int:
+        if path == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags)
+
+    monkeypatch.setattr(session.os, "open", refuse)
+    store = Store(f"sqlite:///{tmp_path}/state.db")
+    store.create()
+    assert store.history() == []
+    store.close()
+
+
 def test_without_a_log_of_its_own_sqlite_flushes_itself(tmp_path: Path, flushed: list[str]) -> None:
     for url in ("sqlite://", f"sqlite:///file:{tmp_path}/state.db?uri=true"):
         pool = Pool(url, "store")

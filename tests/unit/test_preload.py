@@ -67,6 +67,19 @@ def test_only_what_these_jobs_need_is_loaded(tmp_path: Path, monkeypatch: pytest
     assert wanted(f"[jobs.plain]\n{database}") == ["psycopg", "sqlalchemy.dialects.postgresql.psycopg"]
 
 
+@pytest.mark.parametrize("metadata", [None, b"", b"\xff\xfe\x00", b"Requires-Dist: ;;;[\nRequires-Dist:\n"])
+def test_a_broken_installation_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metadata: bytes | None
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    info = tmp_path / "bad-1.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[stellerd]\nbad = bad\n")
+    if metadata is not None:
+        (info / "METADATA").write_bytes(metadata)
+    assert wanted("[jobs.bad]\n[limits.api]\nrate = '1/1h'") == ["requests"]
+
+
 def test_modules_of_ones_own_are_added_or_stand_alone() -> None:
     more = "[limits.api]\nrate = '1/1h'\n[supervisor]\npreload = ['auto', 'json']"
     assert wanted("[jobs.x]", more) == ["requests", "json"]
