@@ -145,9 +145,10 @@ class Pool:
         connection = sqlite3.connect(
             path, **{**options, "check_same_thread": False, "timeout": database.BUSY_TIMEOUT_S}
         )
-        if database.prepare_sqlite(connection) and os.path.isabs(path):
+        if database.prepare_sqlite(connection):
             connection.execute("PRAGMA synchronous = NORMAL")  # see `flush`
-            self._log = Path(f"{path}-wal")
+            _, _, file = connection.execute("PRAGMA database_list").fetchone()  # behind links and options of a URL
+            self._log = Path(f"{file}-wal")
         return connection
 
     def flush(self) -> None:

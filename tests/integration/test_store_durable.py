@@ -84,10 +84,19 @@ def test_a_folder_that_may_not_be_read_is_left_to_itself(tmp_path: Path, monkeyp
     store.close()
 
 
-def test_without_a_log_of_its_own_sqlite_flushes_itself(tmp_path: Path, flushed: list[str]) -> None:
-    for url in ("sqlite://", f"sqlite:///file:{tmp_path}/state.db?uri=true"):
-        pool = Pool(url, "store")
-        with pool.transaction(writes=True) as work:
-            assert work.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "FULL"
-        pool.close()
+def test_in_memory_there_is_nothing_to_flush(flushed: list[str]) -> None:
+    pool = Pool("sqlite://", "store")
+    with pool.transaction(writes=True) as work:
+        assert work.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "FULL"
+    pool.close()
     assert flushed == []
+
+
+@pytest.mark.parametrize("url", ["{}/link.db", "file:{}/real/state.db?uri=true", "{}/real/../link.db?timeout=5"])
+def test_the_log_is_found_where_sqlite_keeps_it(tmp_path: Path, flushed: list[str], url: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real/state.db")
+    store = Store(f"sqlite:///{url.format(tmp_path)}")
+    store.create()
+    assert flushed == [f"{tmp_path}/real/state.db-wal", f"{tmp_path}/real"]
+    store.close()
