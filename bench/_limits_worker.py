@@ -27,7 +27,7 @@ def stellerd(url: str, limit: int, period: float, *, relaxed: bool) -> Callable[
     from stellerd.store import Store
 
     if relaxed:
-        session.Pool.flush = lambda pool: None  # type: ignore[method-assign]
+        session.Pool.flush = lambda pool, connection: None  # type: ignore[method-assign]
     store = Store(url)
     store.create()
     for statement in Statement.known:  # as the daemon does before it forks

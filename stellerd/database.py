@@ -71,7 +71,7 @@ def make_folder(url: URL, name: str) -> None:
 
     Raises: Unreachable when it cannot be made.
     """
-    if url.database and url.database != ":memory:":
+    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):  # sqlite.org/uri.html
         folder = Path(url.database).parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

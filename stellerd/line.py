@@ -80,7 +80,8 @@ class Line:
 
     def _lie_down(self, seconds: float | None) -> None:
         now = time.monotonic()
-        if (seconds is None or seconds >= _LONG_S) and now - self._trimmed >= _TRIM_EVERY_S:
+        is_long = seconds is None or seconds >= _LONG_S
+        if is_long and not self.stopping and now - self._trimmed >= _TRIM_EVERY_S:
             memory.give_back()
             self._trimmed = now
 
@@ -88,8 +89,8 @@ class Line:
         """Between runs: the next command of the parent. None when the time on the wall has come, when the clock was
         set or when the process was asked to end; `seconds` None: there is no such time."""
         if not self.commands and not self.stopping:
-            self._lie_down(seconds)
             self._wall.set(seconds)
+            self._lie_down(seconds)
             select.select([self._signals.fd, self.channel.fileno(), self._wall.fd], [], [])
             self._signals.read()
             self.commands += self.channel.receive()

@@ -30,7 +30,7 @@ def _automatic(config: Config) -> list[str]:
     names = {"requests"} if config.limits else set[str]()
     for name, job in config.jobs.items():
         with contextlib.suppress(Exception):  # of a broken installation; its job will say what is wrong
-            names |= registry.requirements(job.plugin or name) & _OF_PLUGINS
+            names |= registry.requirements(job.plugin or name) & _OF_PLUGINS if job.enabled else set()
     urls = [config.state_url(), *map(config.database_url, config.databases)]
     if any(url.startswith("postgres") for url in urls):
         names |= {"psycopg", "sqlalchemy.dialects.postgresql.psycopg"}
@@ -54,6 +54,9 @@ def preload(modules: list[str], backend: str, warn: Callable[[str, str], None]) 
                 f"[supervisor] preload: {module} starts a thread when it is imported, and a fork beside a thread can "
                 "deadlock the child; leave it out of preload: the job that needs it imports it for itself"
             )
-    importlib.import_module(_WARMUP).run(backend)
+    try:
+        importlib.import_module(_WARMUP).run(backend)
+    except Exception as error:  # noqa: BLE001  whatever it was, jobs start without it, only later
+        warn(_WARMUP, f"{type(error).__name__}: {error}")
     memory.give_back()  # holes that imports left: a child that fills one would first copy its page
     gc.freeze()  # not collected before: 1,300 objects of garbage are not worth 70 ms of each start

@@ -128,14 +128,20 @@ class Process:
         """A pipe that was filled again at once is left to fill: a flood is moved in few large pieces."""
         if not self.log:
             return
+        self._end_rest()  # a hang-up is told meanwhile too (epoll_ctl(2))
         if not self.log.pump():
             self.loop.remove(self.log.fd)
             return
         before, self._pumped = self._pumped, self.loop.clock()
         if self._pumped - before < _FLOOD_S:
-            fd = self.log.fd
-            self.loop.modify(fd, 0)
-            self._rest = self.loop.after(_FLOOD_S, lambda: self.loop.modify(fd, IN))
+            self.loop.modify(self.log.fd, 0)
+            self._rest = self.loop.after(_FLOOD_S, self._end_rest)
+
+    def _end_rest(self) -> None:
+        if self._rest and self.log:
+            self._rest.cancel()
+            self._rest = None
+            self.loop.modify(self.log.fd, IN)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process alone."""
@@ -186,6 +192,7 @@ class Process:
         self.channel.close()
         if self._rest:
             self._rest.cancel()
+            self._rest = None
         if self.log:
             self.loop.remove(self.log.fd)
             self.log.close()

@@ -3,15 +3,13 @@ by two threads at a time."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from stellerd import database
+from stellerd.durable import DurableConnection
 from stellerd.errors import Unreachable
 from stellerd.statements import Compiled, Statement, dialect_of
 
@@ -109,7 +107,7 @@ class Transaction:
         try:
             connection.execute("COMMIT")
             if self._writes:
-                self._pool.flush()
+                self._pool.flush(connection)
         except BaseException:
             connection.close()  # what is not committed is rolled back by that
             raise
@@ -133,9 +131,6 @@ class Pool:
         self.patience_s = 10.0
         """Longest time for one statement on PostgreSQL, its wait for a lock included."""
         self._idle: list[Any] = []  # append and pop are atomic
-        self._log: Path | None = None
-        """SQLite's write-ahead log, where it is ours to flush."""
-        self._is_new = True
         self.is_sqlite = self.dialect.name == "sqlite"
         self.open: Callable[[], Any] = self._open_sqlite if self.is_sqlite else self._open_postgres
 
@@ -143,31 +138,24 @@ class Pool:
         database.make_folder(self.url, self.name)
         [path], options = self.dialect.create_connect_args(self.url)
         connection = sqlite3.connect(
-            path, **{**options, "check_same_thread": False, "timeout": database.BUSY_TIMEOUT_S}
+            path,
+            **{**options, "check_same_thread": False, "timeout": database.BUSY_TIMEOUT_S},
+            factory=DurableConnection,
         )
         if database.prepare_sqlite(connection):
-            connection.execute("PRAGMA synchronous = NORMAL")  # see `flush`
-            _, _, file = connection.execute("PRAGMA database_list").fetchone()  # behind links and options of a URL
-            self._log = Path(f"{file}-wal")
+            connection.flush_after_commits()
         return connection
 
-    def flush(self) -> None:
-        """After a commit: see to it that it survives a power cut.
+    def flush(self, connection: Any) -> None:
+        """After a commit: nobody may act on it before it would survive a power cut.
 
-        SQLite would do so while it keeps all others from writing; here fifty jobs that end at once wait for the disk
-        together. `synchronous = NORMAL` writes the log and lets it be flushed by us (sqlite.org/pragma.html).
         Raises: Unreachable when the disk does not take it.
         """
-        if self._log is None:
-            return
-        try:
-            _flush(self._log)
-            if self._is_new:  # the log's name may be as young as what is in it
-                with contextlib.suppress(PermissionError):  # a folder that may be written to but not be read
-                    _flush(self._log.parent)
-                self._is_new = False
-        except OSError as error:
-            raise Unreachable(f"{self.name} ({self.shown}): {error.strerror}") from error
+        if self.is_sqlite:
+            try:
+                connection.flush()
+            except OSError as error:
+                raise Unreachable(f"{self.name} ({self.shown}): {error.strerror}") from error
 
     def _open_postgres(self) -> Any:
         from stellerd.patient import PatientConnection
@@ -224,11 +212,3 @@ class Pool:
             if database.is_of_server(error):
                 raise Unreachable(f"{self.name} ({self.shown}): {database.first_line(error)}") from error
             raise
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)

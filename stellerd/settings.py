@@ -87,7 +87,8 @@ class SupervisorSettings(Settings):
         ["auto"],
         description="Third-party modules imported once, before the jobs are forked, so that all of them share the "
         'memory. "auto" stands for what these jobs need for sure: the drivers of the databases, requests if there are '
-        "limits, and msgspec, pika or requests if the plugin of a job depends on it. []: nothing is imported before.",
+        "limits, and msgspec, pika, psycopg or requests if the plugin of a job depends on it. []: nothing is imported "
+        "before.",
     )
 
 

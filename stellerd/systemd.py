@@ -65,7 +65,7 @@ class Manager:
 
     def _send(self) -> None:
         while self._unsent and not self._may_wait() and notify(self._unsent[0]):
-            if _is_status(self._unsent.popleft()):
+            if _is_status(self._unsent.popleft()) and not self._resting:
                 self._resting = True
                 self._after(_STATUS_EVERY_S, self._rested)
         if self._unsent and not self._waiting and not self._resting:

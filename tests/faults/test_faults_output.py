@@ -154,6 +154,28 @@ def test_many_small_writes_are_moved_in_few_large_pieces(tmp_path: Path) -> None
         assert '"the last word"' in lines[-1][1]
 
 
+def test_a_job_that_closes_its_output_in_the_middle_of_a_flood_ends_nobody(tmp_path: Path) -> None:
+    """The pipe hangs up while it is left to fill; its last lines are there all the same."""
+    body = """
+        ctx.wait(0.1)
+        for _ in range(3000): os.write(1, b"x" * 75 + b"\\n")
+        os.write(1, b"the last word")
+        null = os.open("/dev/null", os.O_WRONLY)
+        os.dup2(null, 1); os.dup2(null, 2)
+        while not ctx.wait(60): pass
+        """
+    with FaultDaemon(
+        tmp_path, {"shuts": job(body, extra=SERVICE)}, jobs(["shuts", "too"], "plugin = 'shuts'\n")
+    ) as daemon:
+        for name in ("shuts", "too"):
+            daemon.until_state(name, "RUNNING")
+            until(lambda: any("the last word" in text for _, text in daemon.ask("logs", job=name)["lines"]))  # noqa: B023
+            assert daemon.ask("logs", job=name)["lines"][-1][0] > 3000
+            daemon.ask("restart", job=name)
+            daemon.until_job(name, lambda entry: entry["state"] == "RUNNING" and entry["restarts"] == 0)
+        assert daemon.end() == 0
+
+
 def test_a_job_that_inherits_the_output_writes_to_it_directly(tmp_path: Path) -> None:
     with FaultDaemon(
         tmp_path, {"it": job("print('straight', flush=True)"), "other": WAITS}, "[jobs.it]\nlog = 'inherit'\n"

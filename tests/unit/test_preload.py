@@ -62,6 +62,7 @@ def test_only_what_these_jobs_need_is_loaded(tmp_path: Path, monkeypatch: pytest
     assert wanted("[jobs.plain]") == []
     assert wanted("[jobs.not_installed]") == []
     assert wanted("[jobs.plain]\n[jobs.it]\nplugin = 'sends'") == ["pika"]
+    assert wanted("[jobs.plain]\n[jobs.it]\nplugin = 'sends'\nenabled = false") == []
     assert wanted("[jobs.plain]\n[limits.api]\nrate = '1/1h'") == ["requests"]
     database = "[databases.shop]\nurl = 'postgresql://nobody@localhost/shop'"
     assert wanted(f"[jobs.plain]\n{database}") == ["psycopg", "sqlalchemy.dialects.postgresql.psycopg"]
@@ -91,6 +92,15 @@ def test_what_no_job_needs_is_not_loaded() -> None:
     code = RUN + 'print([name for name in ("psycopg", "requests", "pika") if name in sys.modules])'
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_rehearsal_that_fails_is_a_warning() -> None:
+    code = RUN.replace("try:", "from stellerd import child\ndel child.ticker_of\ntry:", 1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert (
+        "('stellerd.warmup', \"AttributeError: module 'stellerd.child' has no attribute 'ticker_of'\")" in done.stdout
+    )
+    assert done.stdout.rstrip().endswith("True"), "the rest is done"
 
 
 def test_the_rehearsal_leaves_nothing_behind() -> None:
