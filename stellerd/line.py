@@ -16,8 +16,8 @@ from stellerd.signals import SignalPipe
 from stellerd.walltimer import WallTimer
 
 _PROGRESS_EVERY_S = 0.2
-_LONG_S, _TRIM_EVERY_S = 5.0, 60.0
-"""Before a wait of at least so long, what a run has freed goes back to the kernel, and no more often than that."""
+_LONG_S, _TRIM_EVERY_S, _WORTH_BYTES = 5.0, 60.0, 2 * 1024 * 1024
+"""Before a wait of at least so long memory goes back to the kernel, no more often than that, when it grew by that."""
 
 
 class Line:
@@ -30,7 +30,7 @@ class Line:
         """What to say once this process is ready: a periodic job at once, a service when it first waits."""
         self.commands: list[Message] = []
         self._last_progress = 0.0
-        self._trimmed = -math.inf
+        self._trimmed, self._resident = -math.inf, memory.resident()
         self._signals = SignalPipe(stop_signals, lambda number, frame: self.stop())
         self._wall = WallTimer()
 
@@ -81,9 +81,11 @@ class Line:
     def _lie_down(self, seconds: float | None) -> None:
         now = time.monotonic()
         is_long = seconds is None or seconds >= _LONG_S
-        if is_long and not self.stopping and now - self._trimmed >= _TRIM_EVERY_S:
+        if not is_long or self.stopping or now - self._trimmed < _TRIM_EVERY_S:
+            return
+        if memory.resident() - self._resident >= _WORTH_BYTES:
             memory.give_back()
-            self._trimmed = now
+            self._trimmed, self._resident = now, memory.resident()
 
     def next_command(self, seconds: float | None) -> Message | None:
         """Between runs: the next command of the parent. None when the time on the wall has come, when the clock was

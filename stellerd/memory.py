@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import os
 from pathlib import Path
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _libc = ctypes.CDLL(None)  # once, before the fork
 _CGROUP = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
 
 
-def give_back() -> None:
-    """Return to the kernel what was freed (malloc_trim(3), which not every C library has)."""
+def resident() -> int:
+    """This process's resident memory in bytes (proc(5): second field of statm, in pages)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+
+
+def trim() -> None:
+    """Return to the kernel what is free (malloc_trim(3), which not every C library has)."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def give_back() -> None:
+    """The same, and first free what nobody can reach any more."""
+    gc.collect()
+    trim()
 
 
 class OomWitness:

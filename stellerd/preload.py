@@ -58,5 +58,5 @@ def preload(modules: list[str], backend: str, warn: Callable[[str, str], None]) 
         importlib.import_module(_WARMUP).run(backend)
     except Exception as error:  # noqa: BLE001  whatever it was, jobs start without it, only later
         warn(_WARMUP, f"{type(error).__name__}: {error}")
-    memory.give_back()  # holes that imports left: a child that fills one would first copy its page
+    memory.trim()  # holes that imports left: a child that fills one would first copy its page
     gc.freeze()  # not collected before: 1,300 objects of garbage are not worth 70 ms of each start

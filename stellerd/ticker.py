@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import schedule
 
-from stellerd import config, log
+from stellerd import config, log, memory
 from stellerd.channel import Message
 from stellerd.claims import Held
 from stellerd.config import Config
@@ -209,11 +208,6 @@ class Ticker:
         limits: JobSettings = self.config.jobs[self.runner.name]
         if limits.max_runs and self.runs >= limits.max_runs:
             return f"max_runs: {self.runs} runs"
-        if limits.max_rss and self.runs and (size := resident_bytes()) > limits.max_rss:
+        if limits.max_rss and self.runs and (size := memory.resident()) > limits.max_rss:
             return f"max_rss: {size:,} bytes are more than {format_size(limits.max_rss)}"
         return ""
-
-
-def resident_bytes() -> int:
-    """This process's resident memory (proc(5): second field of statm, in pages)."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096

@@ -58,19 +58,29 @@ def test_a_wait_is_as_long_as_asked(ends: tuple[Channel, Line]) -> None:
     assert time.monotonic() - began >= 0.1
 
 
-def test_before_a_long_wait_freed_memory_goes_back_but_not_each_time(
+def test_before_a_long_wait_memory_goes_back_when_it_grew_but_not_each_time(
     ends: tuple[Channel, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, line = ends
     given: list[str] = []
+    size = memory.resident()
+    monkeypatch.setattr(memory, "resident", lambda: size)
     monkeypatch.setattr(memory, "give_back", lambda: given.append("back"))
-    line.wait(0.01)
-    assert given == []
-    for _ in range(3):
+
+    def wait_for_long() -> None:
         timer = shortly(lambda: parent.send("trigger"), 0.0)
         assert line.next_command(60.0)
         timer.join()
-    assert given == ["back"]
+
+    wait_for_long()
+    assert given == [], "it is as lean as it was"
+    size += 100_000_000
+    line.wait(0.01)
+    assert given == [], "that is no time to tidy up"
+    for _ in range(3):
+        wait_for_long()
+        size += 100_000_000
+    assert given == ["back"], "once a minute at most"
 
 
 def test_commands_come_one_by_one_and_in_order(ends: tuple[Channel, Line]) -> None:
