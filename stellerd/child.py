@@ -15,7 +15,7 @@ from typing import Any
 
 import setproctitle
 
-from stellerd import assembly, log, signals, surroundings, tomlschema
+from stellerd import assembly, log, surroundings, tomlschema
 from stellerd.channel import DUMP_SIGNAL, Assignment, Channel
 from stellerd.claims import Held
 from stellerd.config import Config, plugin_settings
@@ -30,6 +30,8 @@ from stellerd.ticker import Ticker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _libc = ctypes.CDLL(None)  # once, before the fork
+# a closed connection is an OSError of the plugin's, not the end of the process: Python ignores SIGPIPE too
+_OTHER_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def main(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
@@ -67,7 +69,7 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     _die_with_parent(assignment)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
-    for number in signals.changed():
+    for number in _OTHER_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the daemon's terminal or pipe is not a job's to read
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for as long as the process lives

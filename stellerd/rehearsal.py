@@ -2,7 +2,7 @@
 
 CPython writes into what it runs: it counts the calls of a function, keeps the answers of its searches beside the code
 and the newest ones of all types in one table. What is written before the fork is shared; each child would have to copy
-the page first, some hundred of them, while somebody waits for its job.
+the page first, about 150 of 1,900, while somebody waits for its job.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import TracebackType
 
-from stellerd import child, config, log, registry, signals, surroundings
+from stellerd import child, config, log, registry, surroundings
 from stellerd.channel import Assignment, Channel
 from stellerd.context import Context
 from stellerd.hookspecs import hookimpl
@@ -64,7 +64,6 @@ def run() -> None:
 
 
 def _once(assignment: Assignment) -> None:
-    signals.changed()
     RedactingStream(1)
     surroundings.apply(assignment.config.jobs[assignment.job], "")
     ours, theirs = Channel.pair()

@@ -8,29 +8,9 @@ import signal
 from collections.abc import Callable, Iterable
 from types import FrameType
 
-# a closed connection is an OSError of the plugin's, not the end of the process: Python ignores SIGPIPE too
-_LEFT_ALONE = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
-_NUMBERS = sorted(map(int, signal.valid_signals() - _LEFT_ALONE))
-
 
 def _nothing(number: int, frame: FrameType | None) -> None:
     """Python writes the number to the wakeup descriptor; that is all that is needed."""
-
-
-def changed() -> list[int]:
-    """The signals that the kernel shows as caught or ignored (proc(5): SigCgt and SigIgn of status), but those that
-    Python itself ignores; all others where the kernel does not tell. Asking Python for each of sixty costs a third of
-    a millisecond.
-    """
-    mask = 0
-    try:
-        with open("/proc/self/status", "rb", buffering=0) as file:
-            status = file.readall()  # may be long: it names all groups of this user
-        for name in (b"\nSigIgn:", b"\nSigCgt:"):
-            mask |= int(status.partition(name)[2].split(b"\n", 1)[0], 16)
-    except (OSError, ValueError):
-        return _NUMBERS
-    return [number for number in _NUMBERS if mask >> (number - 1) & 1]
 
 
 class SignalPipe:

@@ -6,11 +6,7 @@ import os
 import select
 import signal
 import threading
-from pathlib import Path
 
-import pytest
-
-from stellerd import signals
 from stellerd.signals import SignalPipe
 
 
@@ -72,17 +68,3 @@ def test_closing_puts_everything_back() -> None:
     assert signal.getsignal(signal.SIGUSR1) is old
     assert signal.set_wakeup_fd(wakeup) == wakeup
     assert len(os.listdir("/proc/self/fd")) <= before
-
-
-def test_what_the_kernel_tells_of_signals_is_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user may be of a thousand groups, which are named before."""
-    status = tmp_path / "status"
-    monkeypatch.setattr(signals, "open", lambda path, mode, buffering: status.open(mode, buffering), raising=False)
-    groups = " ".join(str(4_000_000_000 + n) for n in range(1000))
-    head = f"Name:\tx\nGroups:\t{groups}\n"
-    status.write_text(
-        f"{head}SigBlk:\t0000000000000004\nSigIgn:\t0000000000001002\nSigCgt:\t0000000000000201\nCapInh:\t0\n"
-    )
-    assert signals.changed() == [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1], "Python ignores SIGPIPE itself"
-    status.write_text(head)
-    assert set(signals.changed()) > {signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD}, "all, where it does not tell"
