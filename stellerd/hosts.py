@@ -7,15 +7,41 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import socket
+import uuid
 from pathlib import Path
 from typing import Any
+
+BOOT_ID_VARIABLE = "STELLERD_BOOT_ID"
+_KERNEL_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_ID = re.compile("[0-9a-f]{32}")
 
 
 @functools.cache
 def boot() -> str:
-    """An identity of the time since this kernel was started."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    """An identity of the time since this kernel was started: the kernel's boot id in lower case without dashes.
+
+    Under systemd's `ProcSubset=pid` /proc/sys is hidden; there the unit says it (`Environment=STELLERD_BOOT_ID=%b`).
+    Where neither tells, one that only this process and its forks share: then a lease's time alone counts.
+    """
+    for told in (_kernel_says(), os.environ.get(BOOT_ID_VARIABLE, "")):
+        plain = told.strip().replace("-", "").lower()
+        if _BOOT_ID.fullmatch(plain):
+            return plain
+    return f"unknown-{uuid.uuid4().hex}"
+
+
+def _kernel_says() -> str:
+    try:
+        return _KERNEL_BOOT_ID.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def knows_boot() -> bool:
+    """Whether `boot` is the kernel's, so that processes of this machine know each other."""
+    return _BOOT_ID.fullmatch(boot()) is not None
 
 
 @functools.cache
