@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import select
 import socket
 import uuid
 from pathlib import Path
@@ -65,7 +66,7 @@ def this_process(name: str = "") -> dict[str, Any]:
 
 
 def started(pid: int) -> float | None:
-    """When a living process began, in clock ticks since boot (proc(5): field 22 of stat); None when there is none.
+    """When a process began, in clock ticks since boot (proc(5): field 22 of stat); None when /proc does not show it.
 
     Guards against a reused pid, and unlike a time of day it does not move when somebody sets the clock.
     """
@@ -73,12 +74,43 @@ def started(pid: int) -> float | None:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before it may hold blanks and brackets
-    return None if fields[0] in (b"Z", b"X") else float(fields[19])
+    return float(stat[stat.rindex(b")") + 2 :].split()[19])  # the name before it may hold blanks and brackets
 
 
 def is_gone(its_machine: str, pid: int, its_start: float, name: str = "") -> bool:
-    """True only when that process can be looked up from here and is no more."""
+    """True only when that process can be looked up from here and is no more.
+
+    /proc may hide a living process (hidepid, systemd's ProtectProc): that it shows nothing is no proof.
+    """
     if its_machine != machine(name):
         return False
-    return started(pid) != its_start
+    if not _exists(pid):
+        return True
+    start = started(pid)
+    return start is not None and its_start > 0 and start != its_start  # another process has its number
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process that has not ended, a zombie being none; True when the kernel does not tell."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except OSError:  # not permitted here, or no descriptor left
+        return _can_be_signalled(pid)
+    try:
+        poll = select.poll()  # any number, unlike select(2)
+        poll.register(pidfd, select.POLLIN)
+        return not poll.poll(0)  # readable once it has ended (pidfd_open(2))
+    finally:
+        os.close(pidfd)
+
+
+def _can_be_signalled(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
