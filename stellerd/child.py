@@ -21,9 +21,9 @@ from stellerd.claims import Held
 from stellerd.config import Config, plugin_settings
 from stellerd.errors import Busy, ConfigError, StellerdError
 from stellerd.line import Line
+from stellerd.redaction import RedactingStream, redact
 from stellerd.registry import Loaded
 from stellerd.runner import Runner
-from stellerd.secret import RedactingStream, redact
 from stellerd.status import RunRecord, from_iso
 from stellerd.store import Store
 from stellerd.ticker import Ticker

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from stellerd.secret import redact
+from stellerd.redaction import redact
 from stellerd.texts import clean
 
 
