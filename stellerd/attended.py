@@ -62,9 +62,7 @@ def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             changes[key] = text
-    entry = config.jobs[job]
-    changed = entry.model_copy(update={"settings": entry.settings | changes})
-    return config.model_copy(update={"jobs": config.jobs | {job: changed}})
+    return config.with_settings(job, changes, "--set")
 
 
 def check(config: Config, *, connect: bool, as_json: bool) -> int:
@@ -92,16 +90,21 @@ def show_schema(config: Config) -> None:
     views.print_json(tomlschema.build({job: answer["schema"] for job, answer in told.items() if answer}))
 
 
-def show_config(config: Config, as_json: bool) -> None:
-    """Print the whole configuration; plugins say their own defaults, in processes of their own."""
+def show_config(config: Config, as_json: bool) -> int:
+    """Print the whole configuration; plugins say their own defaults, in processes of their own. The exit code."""
     log.configure("error")
     tables = config.model_dump(mode="json", exclude_none=True)
+    code = 0
     for job, table in tables["jobs"].items():
-        told = Once(config, job, _nothing).run("settings")
-        # which of its settings are secret only the plugin knows: without its word none is shown
-        hidden = dict.fromkeys(config.jobs[job].settings, "***")
-        table["settings"] = told.run["settings"] if told.run else hidden
+        result = Once(config, job, _nothing).run("settings")
+        told = result.run or {"settings": dict.fromkeys(config.jobs[job].settings, "***"), "problem": result.reason}
+        table["settings"] = told["settings"]
+        table["env"] = dict.fromkeys(table["env"], "***")  # people put secrets there
+        if told["problem"]:
+            click.echo(f"stellerd: {texts.clean_lines(told['problem'])}", err=True)
+            code = 78
     views.config(str(config.file), configuration.without_none(tables), as_json)
+    return code
 
 
 def flush(named: str | None, source: str | None, target: str, as_json: bool) -> int:

@@ -184,8 +184,7 @@ def config_show(context: click.Context, as_json: bool) -> int:
     """Print the configuration in force, defaults included, of secrets only their source."""
     from stellerd import attended
 
-    attended.show_config(_load(context), as_json)
-    return 0
+    return attended.show_config(_load(context), as_json)
 
 
 @config.command("schema")

@@ -21,6 +21,7 @@ from stellerd import unpack
 from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable
 from stellerd.intime import InTime, leave
 from stellerd.limiter import Limiter, Slot
+from stellerd.redaction import redact, shortened
 from stellerd.secret import Secret
 
 CONNECT_TIMEOUT_S = 15.0
@@ -275,8 +276,9 @@ def _name(url: str) -> str:
 
 
 def _first_words(text: str) -> str:
-    plain = re.sub(r"<[^>]*>", " ", _text_of(text))
-    return " ".join(re.sub(r"[^\x20-\x7e\xa0-\uffff]", " ", plain).split())[:200]
+    """Secrets go before markup and control characters do, which would change or cut them."""
+    plain = re.sub(r"<[^>]*>", " ", redact(_text_of(text)))
+    return shortened(" ".join(re.sub(r"[^\x20-\x7e\xa0-\uffff]", " ", plain).split()), 200)
 
 
 def _plain(error: BaseException) -> str:

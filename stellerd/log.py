@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
@@ -31,7 +32,8 @@ with _absent("rich"):  # for structlog's tracebacks, which we do not show: 60 ms
     import structlog
 
 RECORD = "\x1e"
-"""Starts each line that a job process logged itself, so that the parent can tell it from printed text (RFC 7464)."""
+"""Starts each line that a job process logged itself (RFC 7464), with a word that only this process and its parent know:
+whoever prints such a line forges nothing."""
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -45,6 +47,11 @@ def write_to_stderr(line: str) -> None:
     data = line.encode("utf-8", "replace") + b"\n"
     while data:
         data = data[os.write(2, data) :]
+
+
+def new_mark() -> str:
+    """RECORD with a word of its own."""
+    return f"{RECORD}{secrets.token_hex(8)} "
 
 
 class _Output:
@@ -64,13 +71,13 @@ _output = _Output()
 
 
 def configure(
-    level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False
+    level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, mark: str = ""
 ) -> None:
-    """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD.
+    """Set up this process's logging. `style`: see `style_of`; `mark`: what each line starts with.
 
     A forked child that logs in its parent's manner only changes where lines go: the rest is shared memory.
     """
-    _output.write, _output.prefix = write, RECORD if marked else ""
+    _output.write, _output.prefix = write, mark
     if _output.manner != (level, style) or not structlog.is_configured():
         _output.manner = level, style
         _build(level, style)

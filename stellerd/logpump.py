@@ -20,7 +20,7 @@ CHUNK = 64 * 1024  # the size of a pipe (pipe(7)); full of empty lines it takes 
 MAX_LINE = 64 * 1024
 TAIL_LINES = 1000
 TAIL_CHARS = 1024 * 1024
-_MARK = RECORD.encode()
+_RECORD = RECORD.encode()
 _PLAIN = bytes(range(32, 127)) + b"\n"
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
@@ -111,8 +111,10 @@ def _nonblocking_writer(fd: int) -> Callable[[bytes], int]:
 class LogPump:
     """One job's pipe. Lines that the job logged itself pass as they are; printed text gets a frame of ours."""
 
-    def __init__(self, job: str, fd: int, sink: Sink, style: str, lines_before: int = 0) -> None:
+    def __init__(self, job: str, fd: int, sink: Sink, style: str, lines_before: int = 0, mark: str = RECORD) -> None:
         self.job, self.fd, self.sink, self.style = job, fd, sink, style
+        self.mark = mark.encode()
+        """Starts what the job logged itself; no line that it prints does."""
         self.tail: deque[tuple[int, bytes]] = deque()
         """The last blocks, each with its number of lines; together few more than TAIL_LINES."""
         self.count = lines_before
@@ -168,6 +170,8 @@ class LogPump:
     def _emit(self, text: bytes) -> None:
         """Lines, without the end of the last one."""
         at = iso(datetime.now(UTC))
+        if _RECORD in text:  # behind a printed line that has no end yet, too
+            text = re.sub(rb"(?<=[^\n])" + re.escape(self.mark), b"\n" + self.mark, text)
         short = len(text) <= MAX_LINE or text.find(b"\n", 0, MAX_LINE) >= 0  # the first line; others fit into a CHUNK
         plain = short and not text.translate(None, _PLAIN)
         block = self._framed_block(text, at) if plain else b"\n".join(self._each(text.split(b"\n"), at))
@@ -177,7 +181,10 @@ class LogPump:
         self.sink.block(block, lines)
 
     def _each(self, lines: list[bytes], at: str) -> list[bytes]:
-        return [self._logged(line[1:]) if line.startswith(_MARK) else self._framed(line, at) for line in lines]
+        mark = self.mark
+        return [
+            self._logged(line.removeprefix(mark)) if line.startswith(mark) else self._framed(line, at) for line in lines
+        ]
 
     def _framed_block(self, text: bytes, at: str) -> bytes:
         """As `_framed` does line by line, for text in which only quotes need care: ten times as fast."""
@@ -202,7 +209,7 @@ class LogPump:
             self._tail_chars -= len(old)
 
     def _logged(self, line: bytes) -> bytes:
-        """As it is, unless it holds what our logger never writes: anybody can print the mark."""
+        """As it is, unless it holds what our logger never writes: a plugin's code may find out the mark."""
         text = line.decode("utf-8", "replace")
         plain = _COLOR.sub("", text) if self.style == "color" else text
         return line if plain.isprintable() else str(clean(text)).encode()

@@ -15,6 +15,7 @@ import multiprocess.context
 import multiprocess.popen_fork
 import multiprocess.process
 
+from stellerd import log
 from stellerd.channel import Assignment, Channel, Message
 from stellerd.logpump import LogPump, Sink
 from stellerd.loop import IN, OUT, Loop, Timer
@@ -62,8 +63,11 @@ class Process:
         """What it has yet to be told, once it reads again."""
         self.channel, theirs = Channel.pair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC) if pump else (None, None)
+        assignment.log_mark = log.new_mark() if pump else ""
         self.log = (
-            LogPump(assignment.job, log_read, sink, assignment.style, lines_before) if log_read is not None else None
+            LogPump(assignment.job, log_read, sink, assignment.style, lines_before, assignment.log_mark)
+            if log_read is not None
+            else None
         )
         try:
             self._child = _spawn(assignment, theirs, log_write)

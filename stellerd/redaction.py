@@ -125,6 +125,13 @@ def _held_back(text: str) -> int:
 _streams: weakref.WeakSet[RedactingStream] = weakref.WeakSet()
 
 
+def release() -> None:
+    """Write all that streams hold back: the process ends."""
+    for stream in list(_streams):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or the plugin closed it
+            stream.release()
+
+
 def _after_fork() -> None:
     for stream in list(_streams):
         stream._forget()
