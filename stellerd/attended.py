@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stellerd import config as configuration
-from stellerd import log, texts, tomlschema, views
+from stellerd import locate, log, texts, tomlschema, views
 from stellerd.channel import Message
 from stellerd.config import Config
 from stellerd.durations import parse_duration
@@ -69,6 +69,8 @@ def check(config: Config, *, connect: bool, as_json: bool) -> int:
     """Check each job in a process of its own; the exit code of the worst."""
     log.configure("error", log.style_of(config.supervisor.log_format))
     rows: list[dict[str, Any]] = []
+    for doubt in locate.doubts(config.file):
+        click.echo(f"stellerd: warning: {doubt}", err=True)
     for job, entry in config.jobs.items():
         result = Once(config, job, _nothing).run("check", connect=connect)
         rows.append({

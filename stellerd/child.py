@@ -19,11 +19,11 @@ from stellerd import assembly, log, redaction, surroundings, tomlschema
 from stellerd.channel import DUMP_SIGNAL, Assignment, Channel
 from stellerd.claims import Held
 from stellerd.config import Config, plugin_settings, shown_settings
-from stellerd.errors import Busy, ConfigError, StellerdError
+from stellerd.errors import Busy, ConfigError, StellerdError, UsageError
 from stellerd.job import Job
 from stellerd.line import Line
 from stellerd.redaction import RedactingStream, redact
-from stellerd.registry import Loaded
+from stellerd.registry import Loaded, Observer
 from stellerd.runner import Runner
 from stellerd.status import RunRecord, from_iso
 from stellerd.store import Store
@@ -111,6 +111,12 @@ def _live(assignment: Assignment, channel: Channel) -> int:
         return 0
     if assignment.mode == "settings":
         return _tell_settings(line, config, name, loaded.job)
+    observe = loaded.observe(log.get(job=name))
+    if loaded.observes:
+        line.observe = lambda told: observe(told["hook"], told["job"], told["run"])
+        line.hears_while_waiting = loaded.job.kind == "service"
+    if loaded.job is Observer:
+        return _only_observe(assignment, loaded, line)
     store = Store(config.state_url(), lease_s=config.state.lease, host=config.state.host)
     if assignment.mode == "serve":
         return ticker_of(assignment, loaded, store, line).serve()
@@ -127,15 +133,30 @@ def _builder(assignment: Assignment, loaded: Loaded, store: Store, line: Line) -
     """A function that makes the job's runner by a configuration: the one it was forked with, or a later one."""
     name, heartbeat = assignment.job, assignment.heartbeat
     logger = log.get(job=name)
+    observe = loaded.observe(logger)
 
     def build(config: Config) -> Runner:
         return assembly.runner(
             config, name, loaded.job, store, logger, line.tell, wait=line.wait, step_down=line.stop,
-            end=line.end_at_once, observe=loaded.observe(logger, name), alive=heartbeat.stamp if heartbeat else None,
-            attended=assignment.mode == "once",
+            end=line.end_at_once, observe=lambda hook, run: observe(hook, name, run),
+            alive=heartbeat.stamp if heartbeat else None, attended=assignment.mode == "once",
         )  # fmt: skip
 
     return build
+
+
+def _only_observe(assignment: Assignment, loaded: Loaded, line: Line) -> int:
+    """The life of a plugin without a job: no store, no schedule, what the parent tells of others."""
+    if assignment.mode == "serve":
+        line.ready = {"job_kind": loaded.job.kind, "every": None, "last_run": None, "observes": True}
+        line.say_ready()
+        while not line.stopping:
+            line.next_command(None)
+    elif assignment.mode == "once":
+        raise UsageError(f"{assignment.job} has no run: its plugin only observes the runs of other jobs")
+    else:
+        line.tell("told", {"problems": []})
+    return 0
 
 
 def ticker_of(assignment: Assignment, loaded: Loaded, store: Store, line: Line) -> Ticker:
@@ -149,6 +170,8 @@ def ticker_of(assignment: Assignment, loaded: Loaded, store: Store, line: Line) 
     ticker = Ticker(config, _builder(assignment, loaded, store, line), line, assignment.paused)
     every = ticker.runner.every if job.kind == "periodic" else None
     line.ready = {"job_kind": job.kind, "every": every, "last_run": _last_run(store, key)}
+    if loaded.observes:
+        line.ready["observes"] = True
     return ticker
 
 

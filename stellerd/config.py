@@ -72,7 +72,7 @@ class Config(Settings):
         entry = self.jobs[job]
         changed = entry.model_copy(update={"settings": entry.settings | dict(values)})
         new = self.model_copy(update={"jobs": self.jobs | {job: changed}})
-        places = {("jobs", job, "settings", key): (0, 0, f"{said} {key}") for key in values}
+        places: Positions = {("jobs", job, "settings", key): (0, 0, f"{said} {key}") for key in values}
         new._positions = {**self._positions, **places}
         return new
 

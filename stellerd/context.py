@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stellerd.errors import Unreachable
+from stellerd.texts import reason_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -201,7 +202,7 @@ def _own(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
     except OSError as error:
-        raise Unreachable(f"{path}: {os.strerror(error.errno or 0)}") from None
+        raise Unreachable(f"{path}: {reason_of(error)}") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise Unreachable(f"{path}: must be a folder that belongs to user id {os.geteuid()} alone (mode 0700)")
     return path

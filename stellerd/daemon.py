@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 
-from stellerd import log, preload
+from stellerd import locate, log, preload
 from stellerd.config import Config
 from stellerd.errors import ConfigError
 from stellerd.logpump import Sink
@@ -24,10 +25,20 @@ def run(config: Config) -> int:
     file = config.supervisor.log_file
     sink = Sink(file=config.path(file) if file else None)
     log.configure(config.supervisor.log_level, style, write=sink.line)
+    for doubt in locate.doubts(config.file) + _rooted(config):
+        log.get().warning("insecure", reason=doubt)
     if config.supervisor.preload:
         preload.preload(preload.wanted(config), _backend(config), _warn)
     gc.enable()
     return Supervisor(config, sink, style).run()
+
+
+def _rooted(config: Config) -> list[str]:
+    """Which jobs have rights that they need not have."""
+    jobs = [name for name, job in config.jobs.items() if job.enabled and not job.user]
+    if os.geteuid() != 0 or not jobs:
+        return []
+    return [f"these jobs run as root: {', '.join(jobs)}; start stellerd as a user of its own or give each job a `user`"]
 
 
 def _backend(config: Config) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from stellerd.errors import Unreachable
 from stellerd.log import RECORD
 from stellerd.status import iso
-from stellerd.texts import clean
+from stellerd.texts import clean, reason_of
 
 CHUNK = 64 * 1024  # the size of a pipe (pipe(7)); full of empty lines it takes the loop 40 ms
 MAX_LINE = 64 * 1024
@@ -50,7 +50,7 @@ class Sink:
         try:
             new = os.open(self.file, flags, 0o640)
         except OSError as error:
-            raise Unreachable(f"log file {self.file}: {os.strerror(error.errno or 0)}") from None
+            raise Unreachable(f"log file {self.file}: {reason_of(error)}") from None
         if self._fd != 2:
             os.close(self._fd)
         self._fd = new

@@ -103,6 +103,11 @@ class Process:
         """One command; False when it does not take any now."""
         return self.channel.send(command)
 
+    def relay(self, hook: str, job: str, run: Message) -> None:
+        """Tell its observers of another job's run, at most once: what it has no room for it never hears of."""
+        self.channel.send("observe", hook=hook, job=job, run=run)
+        self._send_rest()
+
     def configure(self, text: str) -> None:
         """Tell it of a new configuration. One that does not read for long, since a run is on, gets the last one."""
         self._configuration = text
@@ -111,6 +116,9 @@ class Process:
     def _tell_configuration(self) -> None:
         if self._configuration is not None and self.channel.send("configure", text=self._configuration):
             self._configuration = None
+        self._send_rest()
+
+    def _send_rest(self) -> None:
         finished = self.channel.flush() and self._configuration is None
         if not self.channel.closed:
             self.loop.modify(self.channel.fileno(), IN if finished else IN | OUT)

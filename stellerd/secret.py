@@ -12,6 +12,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from stellerd import redaction
+from stellerd.texts import reason_of
 
 _SOURCES = ("env", "file", "credential")
 _HARMLESS_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^@?#]*")
@@ -91,7 +92,7 @@ class Secret:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang
         except OSError as error:
-            raise ValueError(f"secret file {path}: {os.strerror(error.errno or 0)}") from None
+            raise ValueError(f"secret file {path}: {reason_of(error)}") from None
         try:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode):
@@ -99,7 +100,10 @@ class Secret:
             if check_mode and stat.S_IMODE(mode) & 0o077:
                 raise ValueError(f"secret file {path} is readable by others: chmod 600 {path}")
             with open(fd, "rb", closefd=False) as stream:
-                return stream.read().decode().rstrip("\r\n")
+                value = stream.read().decode().rstrip("\r\n")
+            if not value:
+                raise ValueError(f"secret file {path} is empty")
+            return value
         except UnicodeDecodeError:
             raise ValueError(f"secret file {path}: not UTF-8") from None
         finally:

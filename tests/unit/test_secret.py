@@ -80,6 +80,13 @@ def test_a_file_that_is_no_text_is_named_without_its_bytes(tmp_path: Path) -> No
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("text", ["", "\n", "\r\n"])
+def test_an_empty_file_is_no_secret(tmp_path: Path, text: str) -> None:
+    file_of(tmp_path, text=text)
+    with pytest.raises(ValueError, match=f"secret file {tmp_path}/key is empty"):
+        Secret("file", "key", tmp_path).reveal()
+
+
 @pytest.mark.timeout(10)
 def test_a_pipe_in_its_place_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "key", 0o600)
