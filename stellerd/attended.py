@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stellerd import config as configuration
-from stellerd import log, texts, tomlschema, views
+from stellerd import locate, log, texts, tomlschema, views
 from stellerd.channel import Message
 from stellerd.config import Config
 from stellerd.durations import parse_duration
@@ -63,15 +63,15 @@ def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             changes[key] = text
-    entry = config.jobs[job]
-    changed = entry.model_copy(update={"settings": entry.settings | changes})
-    return config.model_copy(update={"jobs": config.jobs | {job: changed}})
+    return config.with_settings(job, changes, "--set")
 
 
 def check(config: Config, *, connect: bool, as_json: bool) -> int:
     """Check each job in a process of its own; the exit code of the worst."""
     log.configure("error", log.style_of(config.supervisor.log_format))
     rows: list[dict[str, Any]] = []
+    for doubt in locate.doubts(config.file):
+        click.echo(f"stellerd: warning: {doubt}", err=True)
     for job, entry in config.jobs.items():
         result = Once(config, job, _nothing).run("check", connect=connect)
         rows.append({
@@ -93,16 +93,21 @@ def show_schema(config: Config) -> None:
     views.print_json(tomlschema.build({job: answer["schema"] for job, answer in told.items() if answer}))
 
 
-def show_config(config: Config, as_json: bool) -> None:
-    """Print the whole configuration; plugins say their own defaults, in processes of their own."""
+def show_config(config: Config, as_json: bool) -> int:
+    """Print the whole configuration; plugins say their own defaults, in processes of their own. The exit code."""
     log.configure("error")
     tables = config.model_dump(mode="json", exclude_none=True)
+    code = 0
     for job, table in tables["jobs"].items():
-        told = Once(config, job, _nothing).run("settings")
-        # which of its settings are secret only the plugin knows: without its word none is shown
-        hidden = dict.fromkeys(config.jobs[job].settings, "***")
-        table["settings"] = told.run["settings"] if told.run else hidden
+        result = Once(config, job, _nothing).run("settings")
+        told = result.run or {"settings": dict.fromkeys(config.jobs[job].settings, "***"), "problem": result.reason}
+        table["settings"] = told["settings"]
+        table["env"] = dict.fromkeys(table["env"], "***")  # people put secrets there
+        if told["problem"]:
+            click.echo(f"stellerd: {texts.clean_lines(told['problem'])}", err=True)
+            code = 78
     views.config(str(config.file), configuration.without_none(tables), as_json)
+    return code
 
 
 def flush(named: str | None, source: str | None, target: str, as_json: bool) -> int:

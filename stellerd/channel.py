@@ -133,6 +133,8 @@ class Assignment:
     """An operator holds its schedule."""
     style: str = "json"
     """Form of its log lines: json or text."""
+    log_mark: str = ""
+    """What each of them starts with."""
     mode: Literal["serve", "once", "check", "settings", "schema", "databases"] = "serve"
     """once: one run that a person asked for; check: prove that one could work; the others: say something."""
     connect: bool = True

@@ -162,7 +162,8 @@ def plugins_list(as_json: bool) -> int:
 
     rows = [
         {"plugin": name, "entry_point": point.value, **_distribution(point)}
-        for name, point in registry.installed().items()
+        for name, points in registry.every().items()
+        for point in points
     ]
     views.plugins(rows, as_json)
     return 0
@@ -184,8 +185,7 @@ def config_show(context: click.Context, as_json: bool) -> int:
     """Print the configuration in force, defaults included, of secrets only their source."""
     from stellerd import attended
 
-    attended.show_config(_load(context), as_json)
-    return 0
+    return attended.show_config(_load(context), as_json)
 
 
 @config.command("schema")
@@ -301,7 +301,8 @@ def reload(context: click.Context, as_json: bool) -> int:
     """Read the configuration again; what is wrong with it changes nothing."""
     from stellerd import views
 
-    views.reloaded(_ask(context, "reload")["changes"], as_json)
+    answer = _ask(context, "reload")
+    views.reloaded(answer["changes"], answer.get("tried_again", []), as_json)
     return 0
 
 

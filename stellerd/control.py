@@ -15,6 +15,7 @@ from typing import Any
 
 from stellerd.errors import StellerdError, Unreachable
 from stellerd.loop import IN, OUT, Loop, Timer
+from stellerd.texts import reason_of
 
 MAX_CLIENTS = 64
 BACKLOG = 1024
@@ -179,7 +180,7 @@ def _listen(path: Path) -> socket.socket:
         with _alone_in(path.parent):
             return _bind(path)
     except OSError as error:
-        raise Unreachable(f"control socket {path}: {os.strerror(error.errno or 0)}") from None
+        raise Unreachable(f"control socket {path}: {reason_of(error)}") from None
 
 
 def _bind(path: Path) -> socket.socket:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from types import TracebackType
 
-from stellerd import hosts, log, preload
+from stellerd import hosts, locate, log, preload
 from stellerd.config import Config
 from stellerd.errors import ConfigError
 from stellerd.logpump import Sink
@@ -27,6 +28,8 @@ def run(config: Config) -> int:
     style = log.style_of(config.supervisor.log_format, sink.journal)
     log.configure(config.supervisor.log_level, style, write=sink.line, journal=sink.journal)
     sys.excepthook = _log_crash
+    for doubt in locate.doubts(config.file) + _rooted(config):
+        log.get().warning("insecure", reason=doubt)
     if config.supervisor.preload:
         preload.preload(preload.wanted(config), _backend(config), _warn)
     if not hosts.knows_boot():
@@ -42,6 +45,14 @@ def run(config: Config) -> int:
 def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """In the log's own form, so that it is one entry there and has a priority."""
     log.get().critical("the daemon failed", exc_info=(kind, error, trace))
+
+
+def _rooted(config: Config) -> list[str]:
+    """Which jobs have rights that they need not have."""
+    jobs = [name for name, job in config.jobs.items() if job.enabled and not job.user]
+    if os.geteuid() != 0 or not jobs:
+        return []
+    return [f"these jobs run as root: {', '.join(jobs)}; start stellerd as a user of its own or give each job a `user`"]
 
 
 def _backend(config: Config) -> str:

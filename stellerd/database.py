@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import time
@@ -17,6 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from stellerd.errors import ConfigError, Unreachable
+from stellerd.texts import reason_of
 
 BUSY_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 10
@@ -36,6 +36,7 @@ def open_engine(url: str, name: str) -> sa.Engine:
     parsed = parse(url, name)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, name)
+    check_options(parsed, name)
     return sa.create_engine(
         parsed, pool_pre_ping=True, pool_size=2, max_overflow=3, hide_parameters=True, connect_args=POSTGRES_OPTIONS
     )
@@ -58,6 +59,16 @@ def parse(url: str, name: str) -> URL:
     raise ConfigError(f"{name}: {backend} is not supported; use postgresql+psycopg://… or sqlite:///…")
 
 
+def check_options(url: URL, name: str) -> None:
+    """Raises: ConfigError for an option of a PostgreSQL URL that its client does not know."""
+    from psycopg import ProgrammingError, conninfo
+
+    try:
+        conninfo.make_conninfo(**{key: str(value) for key, value in url.query.items()})
+    except ProgrammingError as error:
+        raise ConfigError(f'{name} ({shown(url)}): {first_line(error)}; options follow the "?" of the URL') from None
+
+
 def _sqlite(url: URL, name: str) -> sa.Engine:
     make_folder(url, name)
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
@@ -76,7 +87,7 @@ def make_folder(url: URL, name: str) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise Unreachable(f"{name}: cannot create {folder}: {os.strerror(error.errno or 0)}") from None
+            raise Unreachable(f"{name}: cannot create {folder}: {reason_of(error)}") from None
 
 
 def prepare_sqlite(connection: sqlite3.Connection, record: Any = None) -> bool:

@@ -21,7 +21,7 @@ from stellerd.memory import OomWitness
 from stellerd.process import Death, Process
 from stellerd.states import Action, Event, State
 from stellerd.status import iso
-from stellerd.texts import short_line
+from stellerd.texts import reason_of, short_line
 from stellerd.watch import Watch
 
 _FAILING = {State.BACKOFF: "in backoff", State.STARTING: "tried again", State.FATAL: "FATAL"}
@@ -149,7 +149,7 @@ class Fleet:
             )  # fmt: skip
         except OSError as error:  # no process or descriptor to be had now: try again later, as after a crash
             job.forget_process()
-            job.reason = f"cannot fork: {os.strerror(error.errno or 0)}"
+            job.reason = f"cannot fork: {reason_of(error)}"
             self.log.error("cannot fork", job=job.name, reason=job.reason)
             job.crashes += 1
             self.dispatch(job, Event.DIED)
@@ -190,6 +190,8 @@ class Fleet:
             "run": job.run["id"] if job.run else None, "state": job.state_of_death(),
             "cause": cause, "at": iso(datetime.now(UTC)),
         }  # fmt: skip
+        if job.run:
+            self._relay("stellerd_run_finished", job, {**job.run, "state": job.state_of_death(), "reason": cause})
         job.detail = str(job.failure.get("detail", "")) if job.failure else ""
         job.reason = "" if asked else job.recycling or cause
         if event is Event.RECYCLED:
@@ -204,6 +206,12 @@ class Fleet:
             job.restart_wanted = False
             self.dispatch(job, Event.START)
         self.forget_if_gone(job)
+
+    def _relay(self, hook: str, job: Managed, run: Message) -> None:
+        """To the observers among the other processes; a plugin hears of its own runs in its own process."""
+        for other in self.jobs.values():
+            if other.observes and other.process and other is not job:
+                other.process.relay(hook, job.name, run)
 
     def on_message(self, job: Managed, message: Message) -> None:
         """What a job says of itself."""
@@ -226,3 +234,6 @@ class Fleet:
             self.dispatch(job, Event.READY)
         elif kind == "run_started":
             self.watch.run_started(job)
+            self._relay("stellerd_run_started", job, message)
+        elif kind == "run_finished":
+            self._relay("stellerd_run_finished", job, message)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from stellerd import log
+from stellerd.texts import reason_of
 
 
 class Holds:
@@ -35,7 +36,7 @@ class Holds:
         try:
             self._write()
         except OSError as error:
-            reason = f"not remembered over a restart: {self.path}: {os.strerror(error.errno or 0)}"
+            reason = f"not remembered over a restart: {self.path}: {reason_of(error)}"
             log.get().warning("hold not written", job=job, reason=reason)
             return reason
         return ""

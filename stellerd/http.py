@@ -21,9 +21,12 @@ from stellerd import unpack
 from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable
 from stellerd.intime import InTime, leave
 from stellerd.limiter import Limiter, Slot
+from stellerd.redaction import redact, shortened
 from stellerd.secret import Secret
+from stellerd.texts import clean
 
 CONNECT_TIMEOUT_S = 15.0
+_NOT_IN_A_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 PATIENCE_S = 10.0
 """A slot nearer than this is waited for in place; a later one raises RateLimited."""
 _CHUNK = 256 * 1024
@@ -59,6 +62,8 @@ class Http:
         max_bytes: int,
         log: Any,
     ) -> None:
+        if auth is not None and not (isinstance(auth, tuple) and len(auth) == 2 and isinstance(auth[1], Secret)):
+            raise TypeError("auth: needs (user, password), the password being a setting of the type stellerd.Secret")
         self.limiter, self.bucket, self.wait, self.log = limiter, bucket, wait, log
         self.auth, self.timeout, self.max_bytes = auth, timeout, max_bytes
 
@@ -260,12 +265,19 @@ def _text_of(body: str) -> str:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
+    """By the parser that requests uses: two that read a URL differently would let it through to another host."""
+    if _NOT_IN_A_URL.search(url):
+        raise Unreachable(f"{clean(_name(url))}: refused; a URL has no blanks, backslashes or control characters")
     try:
-        loopback = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+        parts = urllib3.util.parse_url(url)
+    except urllib3.exceptions.HTTPError:
+        raise Unreachable(f"{_name(url)}: refused; not a URL") from None
+    host = (parts.host or "").strip("[]")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name: it may begin with "127." and be anybody's
         loopback = False
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+    if not host or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
         raise Unreachable(f"{_name(url)}: refused; only https is used (http for loopback)")
 
 
@@ -275,8 +287,9 @@ def _name(url: str) -> str:
 
 
 def _first_words(text: str) -> str:
-    plain = re.sub(r"<[^>]*>", " ", _text_of(text))
-    return " ".join(re.sub(r"[^\x20-\x7e\xa0-\uffff]", " ", plain).split())[:200]
+    """Secrets go before markup and control characters do, which would change or cut them."""
+    plain = re.sub(r"<[^>]*>", " ", redact(_text_of(text)))
+    return shortened(" ".join(re.sub(r"[^\x20-\x7e\xa0-\uffff]", " ", plain).split()), 200)
 
 
 def _plain(error: BaseException) -> str:

@@ -6,12 +6,15 @@ imported, so that `stellerd status` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 
 from stellerd.errors import ConfigError
+from stellerd.texts import reason_of
 
 SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 DEFAULT_SOCKET = "/run/stellerd/control.sock"
@@ -21,15 +24,36 @@ _SOCKET = re.compile(r"^\s*(?:supervisor\s*\.\s*)?socket\s*=\s*[\"']([^\"']+)[\"
 def config_file(named: str | None) -> Path:
     """The configuration file: `-c`, then $STELLERD_CONFIG, then ./stellerd.toml, then /etc/stellerd/stellerd.toml.
 
+    Root looks into /etc first, and takes a ./stellerd.toml only when nobody else could have written it: it says which
+    programs run.
+
     Raises: ConfigError when none was named and none is found.
     """
     chosen = named or os.environ.get("STELLERD_CONFIG")
     if chosen:
         return Path(chosen)
-    for candidate in map(Path, SEARCH):
+    search = SEARCH if os.geteuid() else tuple(sorted(SEARCH, key=os.path.isabs, reverse=True))
+    hint = ""
+    for candidate in map(Path, search):
         if candidate.is_file():
-            return candidate
-    raise ConfigError(f"no configuration found: looked for {' and '.join(SEARCH)}; name one with -c FILE")
+            if os.geteuid() or candidate.is_absolute() or not (why := doubts(candidate)):
+                return candidate
+            hint = f"; root does not take ./{candidate}: {why[0]}"
+    raise ConfigError(f"no configuration found: looked for {' and '.join(search)}; name one with -c FILE{hint}")
+
+
+def doubts(file: Path) -> list[str]:
+    """Why others than root and this user may say what runs here."""
+    found = []
+    for path in (file, file.absolute().parent):
+        with contextlib.suppress(OSError):
+            about = path.stat()
+            sticky = stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX
+            if about.st_mode & 0o002 and not sticky:
+                found.append(f"{path} can be written by every user: chmod o-w {path}")
+            if about.st_uid not in (0, os.geteuid()):
+                found.append(f"{path} belongs to user id {about.st_uid}, who can change what runs here")
+    return found
 
 
 def read(file: Path) -> str:
@@ -40,7 +64,7 @@ def read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
+        raise ConfigError(f"{file}: {reason_of(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
 

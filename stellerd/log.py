@@ -6,12 +6,13 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from stellerd import systemd
-from stellerd.secret import redact
+from stellerd.redaction import redact, redact_all
 from stellerd.texts import clean
 
 
@@ -32,7 +33,8 @@ with _absent("rich"):  # for structlog's tracebacks, which we do not show: 60 ms
     import structlog
 
 RECORD = "\x1e"
-"""Starts each line that a job process logged itself, so that the parent can tell it from printed text (RFC 7464)."""
+"""Starts each line that a job process logged itself (RFC 7464), with a word that only this process and its parent know:
+whoever prints such a line forges nothing."""
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """Of syslog(3), by the logger's method."""
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -57,20 +59,27 @@ def write_to_stderr(line: str) -> None:
         data = data[os.write(2, data) :]
 
 
+def new_mark() -> str:
+    """RECORD with a word of its own."""
+    return f"{RECORD}{secrets.token_hex(8)} "
+
+
 class _Output:
     """Where this process's lines go, and how they are made."""
 
     write: Callable[[str], None] = staticmethod(write_to_stderr)
-    marks = journal = False
-    """Whether lines go through the parent's pump; whether they go to the journal."""
+    mark = ""
+    """What each line starts with on its way to the parent's pump."""
+    journal = False
+    """Whether lines go to the journal."""
     manner = "", ""
     """Level and style that logging was built for."""
 
     def ready(self, method: str, line: str) -> str:
         """Each line of it with what tells its priority, where somebody wants to know."""
         priority = _PRIORITIES.get(method, 6)
-        if self.marks:
-            prefix = f"{RECORD}<{priority}>"
+        if self.mark:
+            prefix = f"{self.mark}<{priority}>"
             return prefix + line.replace("\n", f"\n{prefix}")
         if self.journal:
             return systemd.journal_lines(line.encode("utf-8", "replace"), b"%d" % priority).decode("utf-8", "replace")
@@ -81,15 +90,15 @@ _output = _Output()
 
 
 def configure(
-    level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False,
+    level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, mark: str = "",
     journal: bool | None = None,
 ) -> None:  # fmt: skip
-    """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD and its priority;
+    """Set up this process's logging. `style`: see `style_of`; `mark`: start each line with this and its priority;
     `journal`: start each line with its priority, by default when standard error is the journal.
 
     A forked child that logs in its parent's manner only changes where lines go: the rest is shared memory.
     """
-    _output.write, _output.marks = write, marked
+    _output.write, _output.mark = write, mark
     _output.journal = journal if journal is not None else write is write_to_stderr and systemd.is_journal()
     if _output.manner != (level, style) or not structlog.is_configured():
         _output.manner = level, style
@@ -177,15 +186,7 @@ def _with_traceback(logger: Any, name: str, event: MutableMapping[str, Any]) -> 
 
 def _redacted(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Before a renderer quotes them, since a quoted secret looks different."""
-    return {key: _without_secrets(value) for key, value in event.items()}
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: _without_secrets(item) for key, item in value.items()}
-    return [_without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
+    return {key: redact_all(value) for key, value in event.items()}
 
 
 def _tame(line: str, style: str) -> str:

@@ -65,6 +65,8 @@ class Managed:
         self.killed = False
         """We sent SIGKILL."""
         self.last_death: dict[str, Any] = {}
+        self.observes = False
+        """Its plugin wants to hear of the runs of all jobs."""
         self.timers: list[Timer] = []
         self.retry: Timer | None = None
         self.restart_wanted = self.leaving = self.was_settled = False
@@ -137,6 +139,7 @@ class Managed:
             self.kind, self.every = message["job_kind"], message["every"]
             self.last_run = message["last_run"] or self.last_run
             self.last_death, self.reason, self.detail = {}, "", ""
+            self.observes = message.get("observes") is True
         elif kind == "run_started":
             self.run, self.progress, self.next_run = message, None, None
         elif kind == "run_finished":
@@ -171,7 +174,7 @@ class Managed:
             self.heartbeat.release()
         self.process = self.heartbeat = self.ready_at = self.run = self.progress = self.failure = self.next_run = None
         self.overdue = self.recycling = ""
-        self.killed = False
+        self.killed = self.observes = False
 
     def lines(self, since: int) -> list[tuple[int, str]]:
         """(number, text) of the log lines after number `since` that are still kept."""

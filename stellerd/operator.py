@@ -116,7 +116,11 @@ class Operator:
             raise UsageError(f"{job.name} does not take commands at the moment")
 
     def _reload(self) -> dict[str, Any]:
-        return {"changes": [change.to_json() for change in self.supervisor.reload()]}
+        jobs = self.supervisor.fleet.jobs
+        given_up = [job for job in jobs.values() if job.state is State.FATAL]
+        found = self.supervisor.reload()
+        tried = [job.name for job in given_up if job.name in jobs and job.state is not State.FATAL]
+        return {"changes": [change.to_json() for change in found], "tried_again": tried}
 
     def _shut_down(self) -> dict[str, Any]:
         if not self.supervisor.stopping:

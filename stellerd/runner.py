@@ -17,7 +17,7 @@ from stellerd.errors import RateLimited, StellerdError, Unreachable
 from stellerd.job import Deferred, Done, Job, Skipped
 from stellerd.keeper import Keeper
 from stellerd.limiter import Limiter
-from stellerd.secret import redact
+from stellerd.redaction import redact
 from stellerd.status import RunRecord, from_iso, iso
 from stellerd.store import Cursor, Store
 

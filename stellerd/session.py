@@ -12,6 +12,7 @@ from stellerd import database
 from stellerd.durable import DurableConnection
 from stellerd.errors import Unreachable
 from stellerd.statements import Compiled, Statement, dialect_of
+from stellerd.texts import reason_of
 
 # said in full, since a database or a role may have another default: with a snapshot from before it waited for a lock, a
 # transaction would not see what the one it waited for has done
@@ -155,11 +156,12 @@ class Pool:
             try:
                 connection.flush()
             except OSError as error:
-                raise Unreachable(f"{self.name} ({self.shown}): {error.strerror}") from error
+                raise Unreachable(f"{self.name} ({self.shown}): {reason_of(error)}") from error
 
     def _open_postgres(self) -> Any:
         from stellerd.patient import PatientConnection
 
+        database.check_options(self.url, self.name)
         _, options = self.dialect.create_connect_args(self.url)
         return PatientConnection.connect(**{**database.POSTGRES_OPTIONS, **options}, autocommit=True)
 

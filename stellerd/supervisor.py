@@ -21,7 +21,7 @@ from stellerd.loop import Loop
 from stellerd.managed import Managed
 from stellerd.operator import Operator
 from stellerd.reload import Change, Effect, changes
-from stellerd.secret import redact
+from stellerd.redaction import redact
 from stellerd.signals import SignalPipe
 from stellerd.states import Event, State
 from stellerd.status import iso

@@ -1,7 +1,8 @@
-"""Text from outside, made harmless for logs and terminals."""
+"""Text for people: from outside, made harmless for logs and terminals, and from the operating system."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 
@@ -21,3 +22,8 @@ def clean(value: Any) -> Any:
     if not isinstance(value, str) or value.isprintable():
         return value
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
+
+
+def reason_of(error: OSError) -> str:
+    """Why a call of the operating system failed; Python's own refusals have no number, only words."""
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__

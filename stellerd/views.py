@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,16 @@ _EFFECTS = {
 
 def print_json(value: Any) -> None:
     """For programs."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity (RFC 8259); a counter of an old record may be one."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _print(table: Table) -> None:
@@ -162,15 +172,17 @@ def accepted(command: str, reply: dict[str, Any], as_json: bool) -> None:
         click.echo(f"stellerd: {reply['note']}", err=True)
 
 
-def reloaded(changes: list[dict[str, Any]], as_json: bool) -> None:
-    """What a reload changed, and from when on."""
+def reloaded(changes: list[dict[str, Any]], tried_again: list[str], as_json: bool) -> None:
+    """What a reload changed, and from when on; jobs that had been given up are tried again with every reload."""
     if as_json:
-        print_json({"changes": changes})
+        print_json({"changes": changes, "tried_again": tried_again})
         return
     for change in changes:
         values = "" if change["old"] is None and change["new"] is None else f": {change['old']} → {change['new']}"
         click.echo(f"{change['key']}{values} ({_EFFECTS[change['effect']]})")
-    if not changes:
+    for job in tried_again:
+        click.echo(f"{job}: was FATAL, is started again")
+    if not changes and not tried_again:
         click.echo("nothing changed")
 
 

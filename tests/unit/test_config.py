@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -268,6 +269,52 @@ def test_no_file_at_all_says_where_it_looked(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(locate, "SEARCH", ("/no/1.toml", "/no/2.toml"))
     with pytest.raises(ConfigError, match=r"looked for /no/1\.toml and /no/2\.toml; name one with -c FILE"):
         locate.config_file(None)
+
+
+def test_root_takes_the_configuration_it_stands_beside_last_and_only_from_safe_hands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STELLERD_CONFIG", raising=False)
+    monkeypatch.setattr(locate, "SEARCH", ("./stellerd.toml", str(tmp_path / "etc.toml")))
+    Path("stellerd.toml").touch()
+    doubts: list[str] = []
+    monkeypatch.setattr(locate, "doubts", lambda file: doubts)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert locate.config_file(None) == Path("stellerd.toml")
+    doubts.append("x belongs to user id 7")
+    with pytest.raises(ConfigError, match=r"name one with -c FILE; root does not take \./stellerd\.toml: x belongs"):
+        locate.config_file(None)
+    doubts.clear()
+    Path("etc.toml").touch()
+    assert locate.config_file(None) == tmp_path / "etc.toml"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert locate.config_file(None) == Path("stellerd.toml")
+
+
+def test_a_configuration_that_others_may_write_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o755)
+    file = tmp_path / "x.toml"
+    file.touch(0o644)
+    assert locate.doubts(file) == []
+    file.chmod(0o646)
+    assert locate.doubts(file) == [f"{file} can be written by every user: chmod o-w {file}"]
+    file.chmod(0o644)
+    tmp_path.chmod(0o757)
+    assert locate.doubts(file) == [f"{tmp_path} can be written by every user: chmod o-w {tmp_path}"]
+    tmp_path.chmod(0o1777)  # as /tmp: others cannot replace what is not theirs
+    assert locate.doubts(file) == []
+    mine = file.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    assert [
+        doubt.endswith(f"belongs to user id {mine}, who can change what runs here") for doubt in locate.doubts(file)
+    ] == ([True, True] if mine else [])
+
+
+def test_a_name_from_the_file_cannot_forge_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse('[jobs."a\\nstellerd: all is well\\u001b[2J"]\n', tmp_path / "x.toml")
+    assert str(caught.value).isprintable()
 
 
 # --- a plugin's own settings
