@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from stellerd.redaction import redact
+from stellerd.redaction import redact, redact_all
 from stellerd.texts import clean
 
 
@@ -164,15 +164,7 @@ def _with_traceback(logger: Any, name: str, event: MutableMapping[str, Any]) -> 
 
 def _redacted(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Before a renderer quotes them, since a quoted secret looks different."""
-    return {key: _without_secrets(value) for key, value in event.items()}
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: _without_secrets(item) for key, item in value.items()}
-    return [_without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
+    return {key: redact_all(value) for key, value in event.items()}
 
 
 def _tame(line: str, style: str) -> str:
