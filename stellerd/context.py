@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stellerd.errors import Unreachable
+from stellerd.redaction import redact, redact_all
 from stellerd.texts import reason_of
 
 if TYPE_CHECKING:
@@ -163,9 +164,9 @@ class Context:
 
     def quarantine(self, entity: str, key: str, reason: str, payload: Any = None) -> None:
         """Put one bad item aside with its reason; the run goes on. `payload`: JSON-able, for a person to look at."""
-        entity, key, reason = str(entity), str(key), str(reason)  # a number is a key too
+        entity, key, reason = (redact(str(text)) for text in (entity, key, reason))  # a number is a key too
         if not self.dry_run:
-            self._services.quarantine(self.run_id, entity, key, reason, payload)
+            self._services.quarantine(self.run_id, entity, key, reason, redact_all(payload))
         self.count(quarantined=1)
         self.log.warning("quarantined", entity=entity, key=key, reason=reason)
 

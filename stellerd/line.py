@@ -13,6 +13,7 @@ from typing import Any
 from stellerd import memory
 from stellerd.channel import Channel, Message
 from stellerd.errors import LeaseLost
+from stellerd.redaction import redact_all
 from stellerd.signals import SignalPipe
 from stellerd.walltimer import WallTimer
 
@@ -61,7 +62,7 @@ class Line:
             if now - self._last_progress < _PROGRESS_EVERY_S and fields["done"] != fields["total"]:
                 return
             self._last_progress = now
-        self.channel.send(kind, **fields)
+        self.channel.send(kind, **redact_all(fields))
 
     def say_ready(self) -> None:
         """Tell the parent, the first time."""

@@ -13,7 +13,7 @@ import re
 import string
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
@@ -89,6 +89,15 @@ def redact(text: str) -> str:
             start, end = _base64_around(text, at, at + len(form))
             text = text[:start] + MASK + text[end:]
     return text
+
+
+def redact_all(value: Any) -> Any:
+    """A value of JSON's kinds with each of its texts redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact_all(key): redact_all(item) for key, item in value.items()}
+    return [redact_all(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _base64_around(text: str, start: int, end: int) -> tuple[int, int]:

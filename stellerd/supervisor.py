@@ -20,8 +20,8 @@ from stellerd.logpump import Sink
 from stellerd.loop import Loop
 from stellerd.managed import Managed
 from stellerd.operator import Operator
-from stellerd.reload import Change, Effect, changes
 from stellerd.redaction import redact
+from stellerd.reload import Change, Effect, changes
 from stellerd.signals import SignalPipe
 from stellerd.states import Event, State
 from stellerd.status import iso

@@ -20,6 +20,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -483,6 +484,52 @@ def test_a_refusal_says_what_the_server_said(
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize("padding", range(190, 205))
+def test_credentials_that_a_server_echoes_are_not_in_the_reason(server: Server, client: Client, padding: int) -> None:
+    """Cut in the middle or not, in base64, JSON and URL form."""
+
+    def echo(request: BaseHTTPRequestHandler) -> None:
+        said = request.headers["Authorization"]
+        body = json.dumps({"message": "x" * (padding - 30) + f" {said} {quote(PASSWORD)} {PASSWORD}"})
+        reply(body.encode(), 403)(request)
+
+    server.answer = echo
+    with pytest.raises(HttpStatus) as caught:
+        client(auth=("user", Secret("plain", PASSWORD))).get(server.url)
+    word = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
+    for secret in (word, PASSWORD):
+        assert all(secret[:size] not in str(caught.value).partition("xxx ")[2] for size in range(6, len(secret)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://evil.example\\@127.0.0.1/", "http://evil.example\\\\@127.0.0.1/", "http:\\\\127.0.0.1/",
+        "http://127.0.0.1 /", "http://127.0.0.1\t.evil.example/", "http://127.0.0.1\n@evil.example/", "http://evil.example#@127.0.0.1/",
+        "http://evil.example?@127.0.0.1/", "http://127.0.0.1:80@evil.example/", "http://127.0.0.1.evil.example/",
+        "http://[::1]@evil.example/", "http://[::1].evil.example/", "http:///127.0.0.1/", "http://", "https://", "ftp://[::1]/",
+        "//127.0.0.1/", "http://localhost.evil.example/", "http://localhost@evil.example/", "http://[::ffff:10.0.0.1]/",
+    ],
+)  # fmt: skip
+def test_a_url_that_two_parsers_read_differently_is_not_asked(
+    client: Client, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr("urllib3.util.connection.create_connection", refuse)
+    with pytest.raises(Unreachable, match="refused") as caught:
+        client().get(url)
+    assert str(caught.value).isprintable()
+
+
+def test_a_password_that_is_no_secret_is_refused_where_it_is_given(client: Client) -> None:
+    auth: Any = ("user", "password")
+    with pytest.raises(TypeError, match=r"auth: needs \(user, password\), the password being a setting of the type"):
+        client(auth=auth)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
