@@ -60,7 +60,7 @@ def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:
             raise UsageError(f"--set {item}: write KEY=VALUE")
         try:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             changes[key] = text
     entry = config.jobs[job]
     changed = entry.model_copy(update={"settings": entry.settings | changes})
