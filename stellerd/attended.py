@@ -61,7 +61,7 @@ def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:
             raise UsageError(f"--set {item}: write KEY=VALUE")
         try:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             changes[key] = text
     return config.with_settings(job, changes, "--set")
 

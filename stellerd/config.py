@@ -173,6 +173,12 @@ def parse(text: str, file: Path) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(file, text, str(error))) from None
+    except RecursionError:
+        raise ConfigError(f"{file}: {_TOO_DEEP}") from None
+    except ValueError:  # a whole number with more digits than Python reads
+        raise ConfigError(f"{file}:{_line_of_longest_number(text)}: a number with too many digits") from None
+    if path := _too_deep(raw):
+        raise ConfigError(f"{file}: {'.'.join(map(str, path))}: {_TOO_DEEP}")
     config = from_tables(raw, file, tomllines.key_positions(text))
     config._text = text
     return config
@@ -188,6 +194,27 @@ def from_tables(raw: dict[str, Any], file: Path, positions: Positions | None = N
     if problems := _dangling(config):
         raise ConfigError(problems)
     return config
+
+
+_DEEPEST = 32
+_TOO_DEEP = f"tables and lists are nested more than {_DEEPEST} deep"
+
+
+def _too_deep(raw: Any) -> tuple[str | int, ...]:
+    """The first keys of the way to a value that is nested deeper than recursion may follow; none: an empty tuple."""
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), raw)]
+    while todo:
+        path, value = todo.pop()
+        if len(path) > _DEEPEST:
+            return path[:3]
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        todo += [((*path, key), item) for key, item in items]
+    return ()
+
+
+def _line_of_longest_number(text: str) -> int:
+    longest = max(re.finditer(r"[0-9_]+", text), key=lambda match: len(match[0]))
+    return text.count("\n", 0, longest.start()) + 1
 
 
 def _syntax(file: Path, text: str, said: str) -> str:

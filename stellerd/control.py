@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stellerd.errors import StellerdError, Unreachable
-from stellerd.loop import IN, OUT, Loop, Timer
+from stellerd.loop import IN, OUT, Loop, Timer, say
 from stellerd.texts import reason_of
 
 MAX_CLIENTS = 64
@@ -53,7 +53,10 @@ class Control:
                 return
             if len(self.clients) >= MAX_CLIENTS:
                 self._drop_oldest()
-            self.clients.add(Client(self, connection))
+            try:
+                self.clients.add(Client(self, connection))
+            except OSError:  # the kernel watches no more descriptors for us
+                connection.close()
 
     def _listen_again(self) -> None:
         self.loop.modify(self._socket.fileno(), IN)
@@ -61,6 +64,15 @@ class Control:
     def _drop_oldest(self) -> None:
         if self.clients:
             min(self.clients, key=lambda client: client.last_used).close()
+
+    def reply(self, line: bytes, uid: int) -> bytes:
+        """The line that answers a request line of a client with this user id, whatever the command raises."""
+        try:
+            return json.dumps(self.answer(line, uid)).encode() + b"\n"
+        except Exception as error:  # noqa: BLE001  the guard of all commands: the client is told, the daemon goes on
+            say("internal error in a command", error, request=line[:200].decode("utf-8", "replace"))
+            why = f"internal error: {type(error).__name__}: {error}; the daemon's log has the traceback"
+            return json.dumps({"ok": False, "error": why, "code": 70}).encode() + b"\n"
 
     def answer(self, line: bytes, uid: int) -> dict[str, Any]:
         """The reply to one request line of a client with this user id."""
@@ -100,14 +112,18 @@ class Client:
         self._more: Timer | None = None
         """There are requests left for the next turn."""
         self.last_used = self.loop.clock()
-        self._idle: Timer = self.loop.after(IDLE_S, self._look)
-        self.loop.add(connection.fileno(), self._ready)
+        self.loop.add(connection.fileno(), self._ready, owner=self._fail)
+        self._idle: Timer = self.loop.after(IDLE_S, self._look, owner=self._fail)
+
+    def _fail(self, error: Exception) -> None:
+        say("internal error; the client is hung up on", error)
+        self.close()
 
     def _look(self) -> None:
         """Whether it has been silent for too long."""
         left = self.last_used + IDLE_S - self.loop.clock()
         if left > 0:
-            self._idle = self.loop.after(left, self._look)
+            self._idle = self.loop.after(left, self._look, owner=self._fail)
         else:
             self.close()
 
@@ -139,8 +155,8 @@ class Client:
                 break
             line = bytes(self._in[:end])
             del self._in[: end + 1]
-            self._out += json.dumps(self.control.answer(line, self.uid)).encode() + b"\n"
-        self._more = self.loop.after(0, self._go_on) if b"\n" in self._in else None
+            self._out += self.control.reply(line, self.uid)
+        self._more = self.loop.after(0, self._go_on, owner=self._fail) if b"\n" in self._in else None
         if (len(self._in) > MAX_REQUEST and not self._more) or len(self._out) > MAX_UNREAD:
             self.close()
         else:

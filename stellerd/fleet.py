@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from stellerd import backoff, log, registry, states
@@ -15,7 +15,7 @@ from stellerd.guardian import Guard
 from stellerd.heartbeat import Heartbeats
 from stellerd.holds import Holds
 from stellerd.logpump import Sink
-from stellerd.loop import Loop
+from stellerd.loop import Loop, say
 from stellerd.managed import Managed
 from stellerd.memory import OomWitness
 from stellerd.process import Death, Process
@@ -37,7 +37,7 @@ class Fleet:
         self.log = log.get()
         self.holds = Holds(config.path(config.supervisor.holds))
         self.heartbeats = Heartbeats()
-        self.watch = Watch(loop, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
+        self.watch = Watch(loop, self.after, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
         self.oom = OomWitness()
         self.jobs = {name: Managed(name, job) for name, job in config.jobs.items() if job.enabled}
         self.waiting: list[Managed] = []
@@ -60,6 +60,14 @@ class Fleet:
             self.restart(job)
         else:
             self.waiting.append(job)
+
+    def leave(self, job: Managed) -> None:
+        """It is no longer configured: it ends, whatever was wanted of it before, and is forgotten once it has."""
+        job.leaving, job.restart_wanted = True, False
+        if job in self.waiting:
+            self.waiting.remove(job)
+        self.dispatch(job, Event.STOP)
+        self.forget_if_gone(job)
 
     def start_waiting(self) -> None:
         """Start what waits for nobody any more. A job that failed holds nobody up: it had its try."""
@@ -95,9 +103,44 @@ class Fleet:
     def kill_all(self) -> None:
         """SIGKILL to every group."""
         for job in self.jobs.values():
+            with self.guarding(job):
+                if job.process:
+                    self.log.warning("killed: did not end in time", job=job.name)
+                    job.process.kill()
+
+    def bury(self, job: Managed) -> None:
+        """Its process is dead."""
+        with self.guarding(job):
             if job.process:
-                self.log.warning("killed: did not end in time", job=job.name)
+                job.process.bury()
+
+    @contextlib.contextmanager
+    def guarding(self, job: Managed) -> Iterator[None]:
+        """What is done here concerns this job alone, and so does its failure."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  the guard of all that is done to jobs
+            self.fail(job, error)
+
+    def fail(self, job: Managed, error: Exception) -> None:
+        """Nobody foresaw this: the job's process is killed, and its death is fed to the table as any other."""
+        say("internal error; the job's process is killed", error, job=job.name)
+        reason = f"internal error of stellerd: {type(error).__name__}: {error}"
+        if job.process and not job.process.over:
+            job.failure = job.failure or {"reason": reason}
+            with contextlib.suppress(OSError):
                 job.process.kill()
+        elif job.state in (State.STARTING, State.RUNNING, State.STOPPING):
+            job.forget_process()
+            job.reason, job.crashes = reason, job.crashes + 1
+            self.dispatch(job, Event.DIED)
+            self.forget_if_gone(job)
+        elif job.state is State.BACKOFF and not (job.retry and job.retry.callback):
+            self._try_again(job, job.settings.backoff_cap)
+
+    def after(self, job: Managed, seconds: float, callback: Callable[[], None], *, of_run: bool = False) -> None:
+        """A timer of this job's process, or of its run that is on."""
+        job.keep(self.loop.after(seconds, callback, owner=lambda error: self.fail(job, error)), of_run)
 
     def forget_if_gone(self, job: Managed) -> None:
         """Drop a job that is no longer configured once its process has ended."""
@@ -113,12 +156,10 @@ class Fleet:
         if event in (Event.START, Event.STOP) and job.retry:
             job.retry.cancel()
             job.retry = None
-        if action is Action.SPAWN:
-            self._spawn(job)
-        elif action is Action.TERMINATE:
-            self._terminate(job)
-        elif action is Action.RETRY:
-            self._retry(job)
+        act = {Action.SPAWN: self._spawn, Action.TERMINATE: self._terminate, Action.RETRY: self._retry}.get(action)
+        if act:
+            with self.guarding(job):
+                act(job)
         if job.state is not before:
             self.start_waiting()
             self.changed()
@@ -145,7 +186,8 @@ class Fleet:
             job.process = Process(
                 self.loop, assignment, self.sink,
                 lambda message: self.on_message(job, message), lambda death: self._on_death(job, death),
-                pump=job.settings.log == "pump", lines_before=job.lines_before,
+                on_error=lambda error: self.fail(job, error), pump=job.settings.log == "pump",
+                lines_before=job.lines_before,
             )  # fmt: skip
         except OSError as error:  # no process or descriptor to be had now: try again later, as after a crash
             job.forget_process()
@@ -161,7 +203,7 @@ class Fleet:
         if job.process:
             process = job.process
             process.terminate(signal.Signals[f"SIG{job.settings.stop_signal}"])
-            job.timers.append(self.loop.after(job.settings.stop_grace, lambda: self._grace_is_over(job, process)))
+            self.after(job, job.settings.stop_grace, lambda: self._grace_is_over(job, process))
 
     def _grace_is_over(self, job: Managed, process: Process) -> None:
         if job.process is process:
@@ -177,7 +219,12 @@ class Fleet:
         job.restarts += 1
         if wait:
             self.log.info("restarts later", job=job.name, wait_s=round(wait, 2), crashes=job.crashes)
-        job.retry = self.loop.after(wait, lambda: self.dispatch(job, Event.TIMER))
+        self._try_again(job, wait)
+
+    def _try_again(self, job: Managed, wait: float) -> None:
+        job.retry = self.loop.after(
+            wait, lambda: self.dispatch(job, Event.TIMER), owner=lambda error: self.fail(job, error)
+        )
 
     def _on_death(self, job: Managed, death: Death) -> None:
         assert job.process is not None
@@ -229,7 +276,7 @@ class Fleet:
         job.hear(kind, message)
         if kind == "ready":
             job.ready_at = self.loop.clock()
-            job.timers.append(self.loop.after(job.settings.settle, job.forgive))
+            self.after(job, job.settings.settle, job.forgive)
             self.log.info("ready", job=job.name, pid=job.pid)
             self.dispatch(job, Event.READY)
         elif kind == "run_started":

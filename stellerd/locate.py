@@ -79,7 +79,7 @@ def control_socket(named: str | None) -> Path:
     try:
         table = tomllib.loads(text).get("supervisor")
         path = table.get("socket") if isinstance(table, dict) else None
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # wrong TOML, a number or a nesting that is more than Python reads
         match = _SOCKET.search(text)
         path = match[1] if match else None
     return Path(os.path.normpath(file.parent.absolute() / (path if isinstance(path, str) else DEFAULT_SOCKET)))

@@ -65,6 +65,8 @@ class Operator:
         job = self._job(request)
         if self.supervisor.stopping:
             raise UsageError("the daemon is stopping")
+        if job.leaving:
+            raise UsageError(f"{job.name} is no longer configured and is ending")
         note = act(job)
         return {**job.to_json(self.supervisor.loop.clock()), "note": note}
 

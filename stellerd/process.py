@@ -18,7 +18,7 @@ import multiprocess.process
 from stellerd import log
 from stellerd.channel import Assignment, Channel, Message
 from stellerd.logpump import LogPump, Sink
-from stellerd.loop import IN, OUT, Loop, Timer
+from stellerd.loop import IN, OUT, Loop, Owner, Timer
 
 _FLOOD_S = 0.001
 """Lines that come within so long of the last ones: about what it takes to fill a pipe."""
@@ -41,8 +41,15 @@ class Death:
         return f"signal {-self.code}"
 
 
+def _raise(error: Exception) -> None:
+    raise error
+
+
 class Process:
-    """A forked child in its own process group, with its channel and log pipe on the loop."""
+    """A forked child in its own process group, with its channel and log pipe on the loop.
+
+    `on_error` gets what its callbacks raise: see `loop`.
+    """
 
     def __init__(
         self,
@@ -52,10 +59,13 @@ class Process:
         on_message: Callable[[Message], None],
         on_death: Callable[[Death], None],
         *,
+        on_error: Owner = _raise,
         pump: bool = True,
         lines_before: int = 0,
     ) -> None:
-        self.loop, self.on_message, self.on_death = loop, on_message, on_death
+        self.loop, self.on_message, self.on_death, self.on_error = loop, on_message, on_death, on_error
+        self.over = False
+        """It is reaped: its number may be another process's by now."""
         self._pumped = -math.inf
         self._rest: Timer | None = None
         """Until when its lines are left in the pipe."""
@@ -80,7 +90,7 @@ class Process:
                 os.close(log_write)
         self.pid: int = self._child.pid
         try:
-            self.pidfd = os.pidfd_open(self.pid)
+            self._watch_over()
         except OSError:  # one that cannot be watched over must not live
             os.kill(self.pid, signal.SIGKILL)
             self._child.join()
@@ -88,10 +98,13 @@ class Process:
             raise
         with contextlib.suppress(OSError):  # on both sides, so that neither has to wait for the other; it may be gone
             os.setpgid(self.pid, self.pid)
-        loop.add(self.pidfd, lambda events: self.bury())
-        loop.add(self.channel.fileno(), self._on_channel)
+
+    def _watch_over(self) -> None:
+        self.pidfd = os.pidfd_open(self.pid)
+        self.loop.add(self.pidfd, lambda events: self.bury(), owner=self.on_error)
+        self.loop.add(self.channel.fileno(), self._on_channel, owner=self.on_error)
         if self.log:
-            loop.add(self.log.fd, lambda events: self._pump())
+            self.loop.add(self.log.fd, lambda events: self._pump(), owner=self.on_error)
 
     def _on_channel(self, events: int) -> None:
         if events & OUT:
@@ -147,7 +160,7 @@ class Process:
         before, self._pumped = self._pumped, self.loop.clock()
         if self._pumped - before < _FLOOD_S:
             self.loop.modify(self.log.fd, 0)
-            self._rest = self.loop.after(_FLOOD_S, self._end_rest)
+            self._rest = self.loop.after(_FLOOD_S, self._end_rest, owner=self.on_error)
 
     def _end_rest(self) -> None:
         if self._rest and self.log:
@@ -170,8 +183,9 @@ class Process:
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+        if not self.over:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
 
     def is_stopped(self) -> bool:
         """Whether a signal stopped it (state T of proc(5))."""
@@ -183,16 +197,19 @@ class Process:
 
     def bury(self) -> None:
         """Last words, then the group, then the zombie: while it is unreaped its group id cannot be another's."""
-        if os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if self.over or os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
-        self.kill()
-        self._hear_last()
-        if self.log:
-            self.log.drain()
-        death = Death(self._child.exitcode)
-        self._close()
-        self._child.close()
-        self.on_death(death)
+        try:
+            self.kill()
+            self._hear_last()
+            if self.log:
+                self.log.drain()
+        finally:  # whatever its last words were: it is dead, and its supervisor must know
+            death = Death(self._child.exitcode)
+            self.over = True
+            self._close()
+            self._child.close()
+            self.on_death(death)
 
     def _hear_last(self) -> None:
         with contextlib.suppress(ValueError):

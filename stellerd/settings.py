@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -52,6 +53,23 @@ RateText = Annotated[
 ]
 
 
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain a NUL character")
+    return text
+
+
+def _of_a_file(text: str) -> str:
+    if text and not os.path.basename(text.rstrip("/")):
+        raise ValueError("must name a file, not the root directory")
+    return text
+
+
+Plain = Annotated[str, AfterValidator(_without_nul)]
+"""A text that the system takes as it is: a path, a variable."""
+FileName = Annotated[Plain, AfterValidator(_of_a_file)]
+
+
 class Settings(BaseModel):
     """Base of every table in stellerd.toml and of a plugin's own settings: frozen, unknown keys refused."""
 
@@ -73,13 +91,13 @@ Size = Annotated[
 class SupervisorSettings(Settings):
     """The daemon itself."""
 
-    socket: str = Field(DEFAULT_SOCKET, description="Control socket; its folder must exist or be ours.")
+    socket: FileName = Field(DEFAULT_SOCKET, description="Control socket; its folder must exist or be ours.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["auto", "json", "text", "color"] = Field(
         "auto", description="auto: color on a terminal, JSON lines otherwise."
     )
-    log_file: str = Field("", description='Log here instead of standard error; SIGUSR1 opens it anew. "": none.')
-    holds: str = Field(
+    log_file: FileName = Field("", description='Log here instead of standard error; SIGUSR1 opens it anew. "": none.')
+    holds: FileName = Field(
         "/var/lib/stellerd/holds.json", description="Remembers over restarts which jobs an operator stopped or paused."
     )
     stop_timeout: Duration = Field(30.0, description="Longest time for all jobs together to end at shutdown.", gt=0)
@@ -108,7 +126,7 @@ class StateSettings(Settings):
         description="A job of a host that died or was cut off is taken over by another after so long.",
         ge=1,
     )
-    folder: str = Field(
+    folder: Plain = Field(
         "",
         description='Where jobs keep files of their own on this host; "": beside an SQLite store, else '
         f"{DEFAULT_FOLDER}.",
@@ -243,12 +261,14 @@ class JobSettings(Settings):
     log: Literal["pump", "inherit"] = Field(
         "pump", description="pump: tagged and kept for `stellerd logs`; inherit: straight to the daemon's output."
     )
-    env: dict[str, str] = Field(default_factory=dict, description="Environment variables of this job.")
-    cwd: str = Field("", description='Working directory; "": the daemon\'s.')
+    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], Plain] = Field(
+        default_factory=dict, description="Environment variables of this job."
+    )
+    cwd: Plain = Field("", description='Working directory; "": the daemon\'s.')
     umask: str = Field("", description='File mode mask, as in "027"; "": the daemon\'s.', pattern="^[0-7]{0,4}$")
     nice: int = Field(0, ge=0, le=19, description="Added to the daemon's niceness.")
     rlimits: dict[Literal["AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK"], Size] = Field(
         default_factory=dict, description='Resource limits, as in { NOFILE = 1024, AS = "2GiB" }.'
     )
-    user: str = Field("", description="Run as this user; only when the daemon runs as root.")
+    user: Plain = Field("", description="Run as this user; only when the daemon runs as root.")
     settings: dict[str, Any] = Field(default_factory=dict, description="The plugin's own settings.")

@@ -17,7 +17,7 @@ from stellerd.control import Control
 from stellerd.errors import ConfigError, StellerdError, UsageError
 from stellerd.fleet import Fleet
 from stellerd.logpump import Sink
-from stellerd.loop import Loop
+from stellerd.loop import Loop, say
 from stellerd.managed import Managed
 from stellerd.operator import Operator
 from stellerd.redaction import redact
@@ -91,8 +91,9 @@ class Supervisor:
 
     def _close(self) -> None:
         for job in self.fleet.jobs.values():
-            if job.process:
-                job.process.kill()
+            with contextlib.suppress(OSError):
+                if job.process:
+                    job.process.kill()
         if hasattr(self, "control"):
             self.control.close()
         self.fleet.guard.close()
@@ -124,7 +125,10 @@ class Supervisor:
 
     def _on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         for number in self.signals.read():
-            handlers[number]()
+            try:
+                handlers[number]()
+            except Exception as error:  # noqa: BLE001  the guard of all signals: the next one may be SIGTERM
+                say("internal error in a signal's handler", error, signal=number.name)
 
     def handle_term(self) -> None:
         """Stop gracefully; the second time at once."""
@@ -139,8 +143,8 @@ class Supervisor:
         with contextlib.suppress(ChildProcessError):
             while info := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 ours = self.fleet.of_pid(info.si_pid)
-                if ours and ours.process:
-                    ours.process.bury()
+                if ours:
+                    self.fleet.bury(ours)
                 elif info.si_pid == self.fleet.guard.pid:
                     self.fleet.guard.look()
                 else:
@@ -217,22 +221,19 @@ class Supervisor:
 
     def _apply(self, found: list[Change]) -> None:
         everybody = any(not change.job for change in found)
-        for name in list(self.fleet.jobs):
-            mine = {change.effect for change in found if change.job == name}
-            job = self.fleet.jobs[name]
-            if "stop" in mine:
-                job.leaving = True
-                if job in self.fleet.waiting:
-                    self.fleet.waiting.remove(job)
-                self.fleet.dispatch(job, Event.STOP)
-                self.fleet.forget_if_gone(job)
-            else:
-                job.settings = self.config.jobs[name]
-                self._apply_to(job, mine, everybody)
-        for change in found:
-            if change.effect == "start":
-                job = self.fleet.jobs.setdefault(change.job, Managed(change.job, self.config.jobs[change.job]))
-                job.leaving, job.settings = False, self.config.jobs[change.job]
+        wanted = {name: settings for name, settings in self.config.jobs.items() if settings.enabled}
+        for job in list(self.fleet.jobs.values()):
+            with self.fleet.guarding(job):
+                if job.name not in wanted:  # also one that was removed before and is still ending
+                    self.fleet.leave(job)
+                elif not job.leaving:
+                    job.settings = wanted[job.name]
+                    self._apply_to(job, {change.effect for change in found if change.job == job.name}, everybody)
+        for name, settings in wanted.items():
+            known = self.fleet.jobs.get(name)
+            if known is None or known.leaving:
+                job = self.fleet.jobs[name] = known or Managed(name, settings)
+                job.leaving, job.settings = False, settings
                 self.fleet.admit(job)
         self.fleet.start_waiting()
 

@@ -24,6 +24,7 @@ def clean(value: Any) -> Any:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)
 
 
-def reason_of(error: OSError) -> str:
+def reason_of(error: OSError | ValueError) -> str:
     """Why a call of the operating system failed; Python's own refusals have no number, only words."""
-    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error) or type(error).__name__

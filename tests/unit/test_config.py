@@ -30,7 +30,11 @@ def parsed(text: str = "", file: Path = FILE) -> Config:
 
 # --- mistakes
 
+DEEP = "tables and lists are nested more than 32 deep"
 MISTAKES = {
+    "root for a file": ('[supervisor]\nholds = "/"', "2:1: supervisor.holds: must name a file, not the root directory"),
+    "NUL in a path": ('[supervisor]\nsocket = "a\\u0000"', "2:1: supervisor.socket: must not contain a NUL character"),
+    "NUL in a variable": ('[jobs.a]\nenv.A = "\\u0000"', "2:1: jobs.a.env.A: must not contain a NUL character"),
     "unknown key": ('[jobs.a]\nevry = "1m"', '2:1: jobs.a.evry: unknown key, did you mean "every"?'),
     "unknown table": ("\n[job.a]\n", '2:1: job: unknown key, did you mean "jobs"?'),
     "unlike any key": ("[broker]\nurl='amqp://h'\nzzz = 1", "3:1: broker.zzz: unknown key; known are url"),
@@ -103,6 +107,24 @@ def test_all_mistakes_are_reported_at_once_in_file_order() -> None:
 )
 def test_broken_toml_has_its_place_too(text: str, line: str) -> None:
     assert problems(text) == [f"{FILE}:{line}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 3000 + "]" * 3000, DEEP),
+        ("[jobs.a.settings]\nx = " + "[" * 300 + "]" * 300, f"jobs.a.settings: {DEEP}"),
+        ("[jobs.a.settings]\n" + "x." * 500 + "y = 1", f"jobs.a.settings: {DEEP}"),
+        ("[" + "x." * 3000 + "y]", f"x.x.x: {DEEP}"),
+    ],
+    ids=["brackets", "arrays", "dots", "header"],
+)
+def test_a_nesting_that_no_recursion_could_follow_is_a_mistake(text: str, said: str) -> None:
+    assert problems(text) == [f"{FILE}: {said}"]
+
+
+def test_a_number_with_more_digits_than_python_reads_has_its_line() -> None:
+    assert problems(f"[jobs.a]\nmax_runs = {'9' * 5000}") == [f"{FILE}:2: a number with too many digits"]
 
 
 def test_a_file_that_is_no_text_says_so(tmp_path: Path) -> None:

@@ -57,3 +57,16 @@ def test_a_message_that_means_nothing_changes_nothing(supervisor: Supervisor, me
     job.process = process  # type: ignore[assignment]
     supervisor.fleet.on_message(job, message)
     assert not process.killed
+
+
+def test_run_after_run_leaves_nothing_behind_in_the_daemon(supervisor: Supervisor) -> None:
+    job = supervisor.fleet.jobs["a"]
+    job.process, job.heartbeat = Stub(), supervisor.fleet.heartbeats.slot()  # type: ignore[assignment]
+    job.settings = job.settings.model_copy(update={"heartbeat_timeout": 60.0, "timeout": 3600.0})
+    finished = {"kind": "run_finished", "state": "ok", "trigger": "schedule", "reason": "", "counters": {}}
+    for number in range(2000):
+        started = {"kind": "run_started", "id": number, "trigger": "schedule", "kind_of_job": "periodic"}
+        supervisor.fleet.on_message(job, started)
+        supervisor.fleet.on_message(job, {**finished, "id": number})
+    assert len(job.timers) + len(job.run_timers) <= 2
+    assert len(supervisor.loop._timers) < 200
