@@ -24,6 +24,8 @@ from stellerd.limiter import Limiter, Slot
 from stellerd.secret import Secret
 
 CONNECT_TIMEOUT_S = 15.0
+_LONGEST_S = 86400.0
+"""A socket takes no timeout above 2^31 ms."""
 PATIENCE_S = 10.0
 """A slot nearer than this is waited for in place; a later one raises RateLimited."""
 _CHUNK = 256 * 1024
@@ -60,7 +62,7 @@ class Http:
         log: Any,
     ) -> None:
         self.limiter, self.bucket, self.wait, self.log = limiter, bucket, wait, log
-        self.auth, self.timeout, self.max_bytes = auth, timeout, max_bytes
+        self.auth, self.timeout, self.max_bytes = auth, min(timeout, _LONGEST_S), max_bytes
 
     def get(
         self, url: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None

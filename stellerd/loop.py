@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+_LONGEST_S = 86400.0
+"""epoll_wait(2) takes no more than 2^31 ms; whoever sleeps longer wakes up once a day."""
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 
 
@@ -74,7 +76,7 @@ class Loop:
     def _timeout(self) -> float | None:
         while self._timers and self._timers[0].callback is None:
             heapq.heappop(self._timers)
-        return max(0.0, self._timers[0].at - self.clock()) if self._timers else None
+        return min(max(0.0, self._timers[0].at - self.clock()), _LONGEST_S) if self._timers else None
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -159,6 +159,15 @@ def test_a_body_arrives_whole(server: Server, client: Client, encoding: str) -> 
     assert client().get(server.url).body == body
 
 
+def test_a_timeout_longer_than_a_socket_can_have_is_no_failure(server: Server, client: Client) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.1)
+        reply(b"{}")(handler)
+
+    server.answer = answer
+    assert client(timeout=2**32 / 1000 + 0.001).get(server.url).body == b"{}"  # 1 ms, for poll(2)
+
+
 def test_an_empty_body_is_an_empty_body(server: Server, client: Client) -> None:
     server.answer = reply(b"")
     assert client().get(server.url).body == b""

@@ -35,8 +35,42 @@ MISTAKES = {
     "unlike any key": ("[broker]\nurl='amqp://h'\nzzz = 1", "3:1: broker.zzz: unknown key; known are url"),
     "inside an inline table": ("jobs = { a = { evry = 1 } }", '1:16: jobs.a.evry: unknown key, did you mean "every"?'),
     "dotted": ('  jobs.a.evry = "1m"', '1:3: jobs.a.evry: unknown key, did you mean "every"?'),
-    "number for a duration": (
-        "[jobs.a]\nevery = 30", '2:1: jobs.a.every: write it as text with a unit, as in "30s"',
+    "switch for a duration": (
+        "[jobs.a]\nevery = true", '2:1: jobs.a.every: write it as text with a unit, as in "30s"',
+    ),
+    "negative number for a duration": (
+        "[state]\nkeep = -86400.0", "2:1: state.keep: -86400.0 is not a duration: it must be zero or more",
+    ),
+    "negative margin": (
+        "[limits.b]\nrate = '1/1s'\nmargin = -3600.0",
+        "3:1: limits.b.margin: -3600.0 is not a duration: it must be zero or more",
+    ),
+    "number that is none": (
+        "[jobs.a]\ntimeout = nan", "2:1: jobs.a.timeout: nan is not a duration: it must be zero or more",
+    ),
+    "interval of ages": (
+        '[jobs.a]\nevery = "500000w"',
+        '2:1: jobs.a.every: "500000w" is too long: the longest duration is 3650d',
+    ),
+    "history of ages": (
+        '[state]\nkeep = "1000000d"', '2:1: state.keep: "1000000d" is too long: the longest duration is 3650d',
+    ),
+    "lease of ages": (
+        "[state]\nlease = 1e12", "2:1: state.lease: 1000000000000.0 is too long: the longest duration is 3650d",
+    ),
+    "lease of nothing": ("[state]\nlease = 0", "2:1: state.lease: must be greater than or equal to 1"),
+    "learned wait of ages": (
+        "[limits.b]\nrate = '1/1s'\nmax_learned = '9999999w'",
+        '3:1: limits.b.max_learned: "9999999w" is too long: the longest duration is 3650d',
+    ),
+    "window of ages": (
+        "[limits.b]\nrate = '1/9999999w'",
+        '2:1: limits.b.rate.0: "1/9999999w" is too long: the longest duration is 3650d',
+    ),
+    "negative size": ("[jobs.a]\nmax_rss = -5", "2:1: jobs.a.max_rss: -5 is not a size: it must be zero or more"),
+    "resource limit beyond all": (
+        "[jobs.a]\nrlimits = { AS = '9999999GiB' }",
+        '2:13: jobs.a.rlimits.AS: "9999999GiB" is too large: the largest size is 1048576GiB',
     ),
     "duration without a unit": (
         '[jobs.a]\nevery = "30"',
@@ -85,7 +119,7 @@ def test_jobs_that_wait_for_each_other_are_both_named() -> None:
 
 
 def test_all_mistakes_are_reported_at_once_in_file_order() -> None:
-    text = "[zzz]\n[jobs.b]\nevery = 1\nx = 2\n[broker]\nurl = 3\n[jobs.a]\nenabled = 1\n"
+    text = "[zzz]\n[jobs.b]\nevery = true\nx = 2\n[broker]\nurl = 3\n[jobs.a]\nenabled = 1\n"
     places = [line.removeprefix(f"{FILE}:").split(" ")[0] for line in problems(text)]
     assert places == ["1:1:", "3:1:", "4:1:", "6:1:", "8:1:"]
 
@@ -322,8 +356,8 @@ def plugin_problems(table: str) -> list[str]:
         ("[jobs.a.settings.by_name.b]\nurk = 1",
          '4:1: jobs.a.settings.by_name.b.urk: unknown key, did you mean "url"?'),
         ("[jobs.a.settings.maybe]\nurk = 1", '4:1: jobs.a.settings.maybe.urk: unknown key, did you mean "url"?'),
-        ("[jobs.a.settings.inner.endpoint]\nwaits = ['1s', 5]",
-         '4:16: jobs.a.settings.inner.endpoint.waits.1: write it as text with a unit, as in "30s"'),
+        ("[jobs.a.settings.inner.endpoint]\nwaits = ['1s', -5]",
+         '4:16: jobs.a.settings.inner.endpoint.waits.1: -5 is not a duration: it must be zero or more'),
         ("[[jobs.a.settings.endpoints]]\nkey = { vault = 'x' }",
          '4:1: jobs.a.settings.endpoints.0.key: not a secret: write { env = "NAME" }, { file = "path" } '
          'or { credential = "name" }'),

@@ -188,3 +188,12 @@ def test_a_closed_loop_leaves_no_descriptor_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     Loop().close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_deadline_years_away_does_not_keep_the_loop_from_waiting(loop: Loop, pipe: tuple[int, int]) -> None:
+    seen: list[int] = []
+    loop.after(3650 * 86400.0, lambda: seen.append(-1))
+    loop.add(pipe[0], seen.append)
+    os.write(pipe[1], b"x")
+    loop.turn()
+    assert seen == [1]
