@@ -44,7 +44,8 @@ HEADER = """\
 UNITS = """\
 A duration is a text with units (`ms`, `s`, `m`, `h`, `d`, `w`; "30m", "1h30m") or a number of seconds: 0, or from "1ms"
 to "3650d". A rate is "REQUESTS/DURATION", at most 1,000,000 requests. A size is a text with a unit (`B`, `KiB`, `MiB`,
-`GiB`) or a number of bytes, at most 1 PiB.
+`GiB`) or a number of bytes, at most 1 PiB. The file is at most 1 MiB long; tables and lists are nested at most 32 deep,
+whole numbers have 64 bits, and no text contains NUL.
 """
 TABLES: list[tuple[str, Any, dict[str, Any], str]] = [  # (table, model, what is set, remark)
     ("supervisor", settings.SupervisorSettings, {}, ""),

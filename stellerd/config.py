@@ -116,6 +116,16 @@ class Config(Settings):
             return f"spool://{self.path(rest.removeprefix('//'))}"
         return url
 
+    def require_usable(self) -> None:
+        """The one judgement of `run`, `check` and `reload` on a valid file: there is work, and every secret is there.
+
+        Raises: ConfigError.
+        """
+        if not self.jobs:
+            raise ConfigError(f"{self.file}: no [jobs.NAME] table: there is nothing to run")
+        if problems := self.problems_of_secrets():
+            raise ConfigError(problems)
+
     def problems_of_secrets(self) -> list[str]:
         """A line for each secret of the core that cannot be read now; no value is kept."""
         probes: list[Callable[[], Any]] = [self.state_url]
@@ -156,7 +166,7 @@ def parse(text: str, file: Path) -> Config:
     Raises: ConfigError with every problem of the text.
     """
     try:
-        raw = tomllib.loads(text)
+        raw = tomllines.decode(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(file, text, str(error))) from None
     config = from_tables(raw, file, tomllines.key_positions(text))

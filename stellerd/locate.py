@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from stellerd.errors import ConfigError
 
 SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 DEFAULT_SOCKET = "/run/stellerd/control.sock"
+LARGEST = 1024 * 1024
+"""Bytes of a configuration: a thousand jobs with all their settings fit in."""
 _SOCKET = re.compile(r"^\s*(?:supervisor\s*\.\s*)?socket\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
 
 
@@ -38,11 +41,22 @@ def read(file: Path) -> str:
     Raises: ConfigError when it cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return _bytes(file).decode().replace("\r\n", "\n")
     except OSError as error:
         raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+
+
+def _bytes(file: Path) -> bytes:
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang a reload
+    with open(fd, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError(f"{file}: not a regular file")
+        data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ConfigError(f"{file}: larger than {LARGEST:,} bytes")
+    return data
 
 
 def control_socket(named: str | None) -> Path:
@@ -55,7 +69,11 @@ def control_socket(named: str | None) -> Path:
     try:
         table = tomllib.loads(text).get("supervisor")
         path = table.get("socket") if isinstance(table, dict) else None
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a syntax error; a number of 5,000 digits; brackets without end
         match = _SOCKET.search(text)
         path = match[1] if match else None
-    return Path(os.path.normpath(file.parent.absolute() / (path if isinstance(path, str) else DEFAULT_SOCKET)))
+    return Path(
+        os.path.normpath(
+            file.parent.absolute() / (path if isinstance(path, str) and "\0" not in path else DEFAULT_SOCKET)
+        )
+    )

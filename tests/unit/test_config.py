@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -136,6 +138,56 @@ def test_all_mistakes_are_reported_at_once_in_file_order() -> None:
 )
 def test_broken_toml_has_its_place_too(text: str, line: str) -> None:
     assert problems(text) == [f"{FILE}:{line}"]
+
+
+HOSTILE = {  # what TOML's grammar allows, or a parser chokes on
+    "arrays without end": ("x = " + "[" * 3000, "1:37: Nested more than 32 deep"),
+    "tables without end": ("x = " + "{a=" * 3000, "1:101: Nested more than 32 deep"),
+    "nested arrays": (f"[jobs.a.settings]\nx = {'[' * 300}{']' * 300}", "2:37: Nested more than 32 deep"),
+    "a long dotted key": (".".join("a" * 200_000) + " = 1", "1:66: Nested more than 32 deep"),
+    "a long header": (f"\n[{'.'.join('a' * 5000)}]", "2:67: Nested more than 32 deep"),
+    "dotted keys in tables": (f"x = {'{a.a.a.a = ' * 9}1{'}' * 9}", "1:83: Nested more than 32 deep"),
+    "a long number": (f"[jobs.a]\nmax_runs = {'9' * 5000}", "2:12: A number of 5,000 characters"),
+    "a long hexadecimal number": (f"[jobs.a]\nmax_runs = 0x{'f' * 5000}", "2:12: A number of 5,002 characters"),
+    "more than 64 bits": (f"[jobs.a]\nmax_runs = {2**63}", "2:1: A whole number of more than 64 bits"),
+    "less than 64 bits": (
+        "[jobs.a.settings]\nx = [1, -9223372036854775809]",
+        "2:9: A whole number of more than 64 bits",
+    ),
+    "NUL in a path": ('[supervisor]\nsocket = "a\\u0000b"', "2:1: NUL in a text"),
+    "NUL in a variable's name": ('[jobs.a.env]\n"a\\u0000b" = "1"', "2:1: NUL in a text"),
+    "NUL in a list": ('[jobs.a]\nafter = ["b", "\\u0000"]', "2:15: NUL in a text"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_would_break_the_program_is_refused_with_its_place(name: str) -> None:
+    text, line = HOSTILE[name]
+    began = time.monotonic()
+    assert problems(text) == [f"{FILE}:{line}"]
+    assert time.monotonic() - began < 2
+
+
+def test_the_bounds_are_far_from_what_people_write() -> None:
+    text = f"[jobs.a.settings]\nx = {'[' * 25}{']' * 25}\ny = {-(2**63)}\nz = {2**63 - 1}\n{'k' * 500} = 1\n"
+    assert parsed(text).jobs["a"].settings["z"] == 2**63 - 1
+
+
+def test_a_file_that_is_no_file_or_without_end_says_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"#" * (locate.LARGEST + 1))
+    for name, why in {"pipe": "not a regular file", "large": "larger than 1,048,576 bytes"}.items():
+        with pytest.raises(ConfigError, match=f"^{tmp_path / name}: {why}$"):
+            config.load(str(tmp_path / name))
+    with pytest.raises(ConfigError, match=r"^/dev/zero: not a regular file$"):
+        config.load("/dev/zero")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_daemon_is_found_whatever_became_of_its_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"[supervisor]\nsocket = 's.sock'\n{HOSTILE[name][0]}"[:8000])
+    assert locate.control_socket(str(path)) in (tmp_path / "s.sock", Path(locate.DEFAULT_SOCKET))
 
 
 def test_a_file_that_is_no_text_says_so(tmp_path: Path) -> None:
