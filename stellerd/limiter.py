@@ -77,9 +77,10 @@ class Limit:
         """Seconds of the longest window."""
         return max(rate.period for rate in self.rates)
 
-    def in_force(self, row: Any, now: datetime) -> Limit:
+    def in_force(self, row: Any, seen: Look) -> Limit:
         """The limit with the rates that an operator put in its place, if any; `row` is the bucket's."""
-        if not row or row.override_rates is None or (row.override_until is not None and row.override_until <= now):
+        over = seen.override_until is not None and seen.override_until <= seen.now
+        if not row or row.override_rates is None or over:
             return self
         return replace(self, rates=parse_rates(row.override_rates))
 
@@ -113,7 +114,7 @@ class Limiter:
         with self.store.fenced() as connection:
             row = self._lock(connection, bucket, limit)
             seen = look(self.store, connection, bucket, limit, row, clockstep.NONE)
-            now, valid = seen.now, limit.in_force(row, seen.now)
+            now, valid = seen.now, limit.in_force(row, seen)
             free = seen.next_free(valid)
             if free is not None and free > now:
                 if seen.wrong_clock:
@@ -163,7 +164,7 @@ class Limiter:
         with self.store.reading() as connection:
             row = connection.execute(queries.BUCKET, of_bucket=bucket).first()
             seen = look(self.store, connection, bucket, limit, row)
-            free = seen.next_free(limit.in_force(row, seen.now))
+            free = seen.next_free(limit.in_force(row, seen))
             return free if free is not None and free > seen.now else None
 
     def learn(self, bucket: str, seconds: float | None) -> datetime:
@@ -242,6 +243,7 @@ class Look:
     now: datetime
     nth: Mapping[int, datetime | None]
     not_before: datetime | None
+    override_until: datetime | None
     wrong_clock: bool
     """Something in the store is later than it can be; here it is not."""
 
@@ -266,9 +268,10 @@ def look(
     if store.clock is not None or now is None:
         now = store.now(connection)
     moved = clockstep.step(store, row) if moved is None else moved
-    told = [at and at + moved for at in found], row.not_before + moved if row and row.not_before else None
+    told = [clockstep.plus(at, moved) for at in found], clockstep.plus(row and row.not_before, moved)
     real = [clockstep.at_most(at, now) for at in told[0]], clockstep.at_most(told[1], _latest(limit, row, now))
-    return Look(now, dict(zip(counts, real[0], strict=True)), real[1], wrong_clock=real != told)
+    until = clockstep.plus(row and row.override_until, moved)
+    return Look(now, dict(zip(counts, real[0], strict=True)), real[1], until, wrong_clock=real != told)
 
 
 def _latest(limit: Limit, row: Any, now: datetime) -> datetime:
