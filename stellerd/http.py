@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import ipaddress
 import json
@@ -30,7 +29,11 @@ PATIENCE_S = 10.0
 """A slot nearer than this is waited for in place; a later one raises RateLimited."""
 _CHUNK = 256 * 1024
 _ERROR_BODY = 64 * 1024
-_WAIT_FOR = re.compile(r"wait\s+for\s+(\d[\d,]{0,15}(?:\.\d+)?)\s*(min|m\b|hour|hrs?\b|h\b)?", re.IGNORECASE)
+_WAIT_FOR = re.compile(
+    r"wait\s+for\s+([0-9][0-9,]{0,15}(?:\.[0-9]{1,15})?)\s*(min|m\b|hour|hrs?\b|h\b)?", re.IGNORECASE
+)
+_NUMBER = re.compile(r"\s*[0-9][0-9,]*(?:\.[0-9]+)?\s*")
+_SECONDS = re.compile(r"\s*[0-9]+\s*")
 _UNIT = {"second": 1, "minute": 60, "hour": 3600}
 _SHORT = {"": 1, "m": 60, "h": 3600}
 """By the first letter; what is no minute and no hour is taken for seconds."""
@@ -206,12 +209,13 @@ class Http:
         seconds = retry_after(headers.get("Retry-After"), _date(headers.get("Date")) or datetime.now(UTC))
         if seconds is None:
             seconds = wait_seconds(text, self.limiter.patterns(self.bucket))
+        believed = self.limiter.believed(self.bucket, seconds)
         try:
             until = self.limiter.learn(self.bucket, seconds)
         except Unreachable as error:  # at least this job waits for so long
             self.log.warning("a wait that others do not learn of", bucket=self.bucket, reason=str(error))
-            until = datetime.now(UTC) + timedelta(seconds=self.limiter.believed(self.bucket, seconds))
-        self.log.warning("server says 429", bucket=self.bucket, wait_s=seconds, not_before=until.isoformat())
+            until = datetime.now(UTC) + timedelta(seconds=believed)
+        self.log.warning("server says 429", bucket=self.bucket, wait_s=believed, not_before=until.isoformat())
         return RateLimited(self.bucket, until, "the server answered 429")
 
 
@@ -222,7 +226,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     """
     if not value:
         return None
-    if value.strip().isdecimal():
+    if _SECONDS.fullmatch(value):
         return float(value)
     at = _date(value)
     return None if at is None else max(0.0, (at - now).total_seconds())
@@ -232,9 +236,9 @@ def _date(value: str | None) -> datetime | None:
     """An HTTP date; None if there is none or it cannot be read."""
     try:
         at = email.utils.parsedate_to_datetime(value) if value else None
-    except ValueError:
+        return at and at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
+    except Exception:  # noqa: BLE001  a zone of a million hours, a year 0: the library has an error for each
         return None
-    return at and at.replace(tzinfo=at.tzinfo or UTC)
 
 
 def wait_seconds(body: str, patterns: Iterable[str] = ()) -> float | None:
@@ -245,7 +249,7 @@ def wait_seconds(body: str, patterns: Iterable[str] = ()) -> float | None:
     for pattern in patterns:
         if match := re.search(pattern, text):
             [(unit, number)] = [pair for pair in match.groupdict().items() if pair[0].removesuffix("s") in _UNIT]
-            with contextlib.suppress(TypeError, ValueError):  # a group that took part in nothing, or took no number
+            if _NUMBER.fullmatch(number or ""):  # else it took part in nothing, or took no number
                 return float(number.replace(",", "")) * _UNIT[unit.removesuffix("s")]
     match = _WAIT_FOR.search(text)
     return float(match[1].replace(",", "")) * _SHORT[(match[2] or "")[:1].lower()] if match else None

@@ -184,9 +184,9 @@ class Limiter:
             return until
 
     def believed(self, bucket: str, seconds: float | None) -> float:
-        """The wait that a server named, capped; one full window for None."""
+        """The wait that a server named, capped; one full window for None, or for what is no wait."""
         limit = self._limit(bucket)
-        return limit.longest() if seconds is None else min(max(seconds, 0.0), limit.max_learned)
+        return min(seconds, limit.max_learned) if seconds is not None and seconds >= 0 else limit.longest()
 
     def report(self, bucket: str, *, answered: bool) -> datetime | None:
         """Count failures in a row; the last of `breaker_failures` closes the bucket for everybody (the circuit opens).

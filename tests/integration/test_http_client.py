@@ -24,8 +24,10 @@ from typing import Any
 import pytest
 import structlog
 import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stellerd import Secret
+from stellerd import Secret, http
 from stellerd.durations import parse_rate
 from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, StellerdError, Unreachable
 from stellerd.http import Http, retry_after, wait_seconds
@@ -350,6 +352,65 @@ def test_what_retry_after_says(header: str | None, seconds: float | None) -> Non
     assert retry_after(header, START) == seconds
 
 
+_HUGE_ZONE = "Sun, 29 Mar 2026 00:30:00 +99999999999999"
+
+
+@pytest.mark.parametrize(
+    ("headers", "patterns", "seconds"),
+    [
+        ({"Date": _HUGE_ZONE, "Retry-After": "120"}, (), 120),
+        ({"Date": _HUGE_ZONE}, (), 3406),
+        ({"Retry-After": _HUGE_ZONE}, (), 3406),
+        ({"Date": _HUGE_ZONE, "Retry-After": _HUGE_ZONE}, (), 3406),
+        ({"Date": "Mon, 01 Jan 0001 00:00:00 +2359", "Retry-After": "Fri, 31 Dec 9999 23:59:59 -2359"}, (), 3406),
+        ({"Date": ", ", "Retry-After": "00:00"}, (), 3406),
+        ({"Retry-After": "٣"}, (), 3406),
+        ({}, (r"(?P<seconds>nan)",), 3406),
+        ({}, (r"(?P<seconds>inf)",), 3406),
+        ({}, (r"(?P<seconds>-1)",), 3406),
+        ({}, (r"(?P<hours>never)?",), 3406),
+    ],
+)
+def test_a_429_is_learned_whatever_its_headers_hold(
+    server: Server, client: Client, limiter: Limiter, headers: dict[str, str], patterns: tuple[str, ...], seconds: float
+) -> None:
+    limiter.limits = {"b": replace(limiter.limits["b"], wait_patterns=patterns)}
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response_only(429)
+        for name, value in headers.items():
+            handler._headers_buffer.append(f"{name}: {value}\r\n".encode())  # type: ignore[attr-defined]
+        handler.end_headers()
+        handler.wfile.write(b"nan inf -1: please wait for 3406 seconds")
+
+    server.answer = answer
+    with pytest.raises(RateLimited):
+        client().get(server.url)
+    assert limiter.closed_until("b") == START + timedelta(seconds=seconds)
+
+
+_TIMES = st.builds(
+    "Sun, {} {} {} {} {}".format,
+    st.integers(-1, 400), st.sampled_from(["Jan", "Dec", "Xxx", ""]), st.integers(0, 10**6),
+    st.sampled_from(["00:00:00", "23:59:60", "99:99:99", "1:2", ""]),
+    st.sampled_from(["GMT", "", "+0000", "-2359"]) | st.integers(-(10**20), 10**20).map("{:+d}".format),
+)  # fmt: skip
+_WAITS = st.from_regex(r"(again in|wait for) *(-?[0-9,._]{1,30}|nan|inf|٣|1e999) *(min|h|s|seconds)?")
+
+
+@given(header=st.text() | _TIMES | _WAITS, date=st.text() | _TIMES, body=st.text() | _WAITS)
+def test_no_text_breaks_the_reading_of_a_wait(header: str, date: str, body: str) -> None:
+    patterns = (r"again in (?P<minutes>\S+)", r"wait for *(?P<seconds>[^s]*)?")
+    now = http._date(date) or START
+    for seconds in (retry_after(header, now), wait_seconds(body, patterns), wait_seconds(json.dumps(body))):
+        assert seconds is None or seconds >= 0
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -5.0])
+def test_what_is_no_wait_closes_for_a_whole_window(limiter: Limiter, seconds: float) -> None:
+    assert limiter.learn("b", seconds) == START + timedelta(hours=1)
+
+
 def test_retry_after_comes_before_the_body(server: Server, client: Client, limiter: Limiter) -> None:
     server.answer = reply(TEXT.encode(), 429, Retry_After="60")
     with pytest.raises(RateLimited):
@@ -553,6 +614,7 @@ def test_a_gzip_bomb_costs_little_memory(server: Server, tmp_path: Path) -> None
     server.answer = reply(bomb(400 * 2**20), Content_Encoding="gzip")
     code = f"""
 import resource, structlog
+from stellerd import http
 from stellerd.http import Http
 from stellerd.errors import BadReply
 class Open:
@@ -581,6 +643,7 @@ def test_a_body_is_held_once(server: Server, encoding: str) -> None:
     server.answer = reply(bomb(size) if encoding == "gzip" else bytes(size), Content_Encoding=encoding)
     code = f"""
 import resource, structlog
+from stellerd import http
 from stellerd.http import Http
 class Open:
     def acquire(self, *args, **kwargs): pass
