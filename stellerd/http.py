@@ -77,12 +77,12 @@ class Http:
         """
         _check_url(url)
         credentials = self._credentials()
-        takes_s = CONNECT_TIMEOUT_S + self.timeout
-        slot = self.limiter.acquire(self.bucket, self.wait, patience=PATIENCE_S, takes_s=takes_s)
+        self.limiter.await_open(self.bucket, self.wait, PATIENCE_S)
+        exchange = _Exchange(self)
         try:
-            reply = self._send(url, params, headers, credentials, lambda: self._sent(slot))
+            reply = self._send(url, params, headers, credentials, exchange)
         except Unreachable:
-            if not self.wait(0):  # a process that was asked to end gives up by itself
+            if not exchange.without_slot and not self.wait(0):  # one that was asked to end gives up by itself
                 self._report(answered=False)
             raise
         except HttpStatus as error:
@@ -93,12 +93,6 @@ class Http:
             raise
         self._report(answered=True)
         return reply
-
-    def _sent(self, slot: Slot) -> None:
-        try:
-            self.limiter.sent(slot)
-        except Unreachable as error:
-            self.log.warning("a request left late, which is not recorded", bucket=self.bucket, reason=str(error))
 
     def _report(self, *, answered: bool) -> None:
         """For the circuit breaker; what became of the request is known, whether or not this can be recorded."""
@@ -116,14 +110,13 @@ class Http:
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
         credentials: Any,
-        sent: Callable[[], None],
+        exchange: _Exchange,
     ) -> Reply:
-        deadline = time.monotonic() + self.timeout
         name = _name(url)
         try:
             with requests.Session() as session:
-                session.mount("https://", InTime(sent))
-                session.mount("http://", InTime(sent))
+                session.mount("https://", InTime(exchange.connected, exchange.sent))
+                session.mount("http://", InTime(exchange.connected, exchange.sent))
                 session.trust_env = False  # no ~/.netrc, no proxy that nobody configured
                 response = session.get(
                     url,
@@ -132,12 +125,12 @@ class Http:
                     auth=credentials,  # bytes are fine
                     stream=True,
                     allow_redirects=False,
-                    timeout=(CONNECT_TIMEOUT_S, self.timeout),  # the first byte may take minutes
+                    timeout=(min(CONNECT_TIMEOUT_S, self.timeout), self.timeout),  # the first byte may take minutes
                 )
                 with response:
-                    return self._read(response, deadline, name)
+                    return self._read(response, exchange.deadline, name)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            late = time.monotonic() >= deadline
+            late = time.monotonic() >= exchange.deadline
             why = f"no whole answer within {self.timeout:g} s" if late else _plain(error)
             raise Unreachable(f"{name}: {why}") from None
 
@@ -217,6 +210,38 @@ class Http:
             until = datetime.now(UTC) + timedelta(seconds=believed)
         self.log.warning("server says 429", bucket=self.bucket, wait_s=believed, not_before=until.isoformat())
         return RateLimited(self.bucket, until, "the server answered 429")
+
+
+class _Exchange:
+    """One request on its way. Its slot is spent once the connection stands: a window may be shorter than a handshake
+    whose first packet is lost takes, and the server counts from the request. Its time counts from then, too."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._slot: Slot | None = None
+        self._standing = False
+        self.deadline = time.monotonic() + CONNECT_TIMEOUT_S + http.timeout
+
+    @property
+    def without_slot(self) -> bool:
+        """The server was reached and nothing was asked of it."""
+        return self._standing and self._slot is None
+
+    def connected(self) -> None:
+        """Raises: as `Limiter.acquire`; then nothing is sent."""
+        http, self._standing = self._http, True
+        self._slot = http.limiter.acquire(http.bucket, http.wait, PATIENCE_S, takes_s=http.timeout)
+        self.deadline = time.monotonic() + http.timeout
+
+    def sent(self) -> None:
+        """The request has left."""
+        try:
+            if self._slot is not None:
+                self._http.limiter.sent(self._slot)
+        except Unreachable as error:
+            self._http.log.warning(
+                "a request left late, which is not recorded", bucket=self._http.bucket, reason=str(error)
+            )
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:

@@ -6,6 +6,7 @@ request is sent: whatever happens to the process afterwards, nobody is granted e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ _CLOSED_BY = {
     BREAKER: "closed since the server does not answer",
     OPERATOR: "closed by an operator",
 }
+_TRIES = 3
 BREAKER_FAILURES = 5
 BREAKER_PAUSE_S = 60.0
 
@@ -115,10 +117,7 @@ class Limiter:
             row = self._lock(connection, bucket, limit)
             seen = look(self.store, connection, bucket, limit, row, clockstep.NONE)
             now, valid = seen.now, limit.in_force(row, seen)
-            free = seen.next_free(valid)
-            if free is not None and free > now:
-                if seen.wrong_clock:
-                    clockstep.pull_back(connection, row, now, seen.not_before)
+            if (free := _refusal(connection, row, seen, valid)) is not None:
                 return free
             if row.source == BREAKER:  # half-open: this is the one probe; whoever comes meanwhile waits
                 until = now + timedelta(seconds=max(limit.breaker_pause, takes_s))
@@ -136,11 +135,34 @@ class Limiter:
 
         `wait(seconds)` sleeps and says whether to give up. Raises: RateLimited with the time of the next slot.
         """
-        while not isinstance(free := self._take(bucket, takes_s), Slot):
-            seconds = (free - self._now()).total_seconds()
-            if seconds > patience or wait(max(seconds, 0.001)):
-                raise RateLimited(bucket, free, self._why(bucket, free))
-        return free
+        window = min(span for _, span in self._limit(bucket).spans()).total_seconds()
+        for _ in range(_TRIES):
+            while not isinstance(free := self._take(bucket, takes_s), Slot):
+                self._wait_until(free, bucket, wait, patience)
+            if boottime() - free.spent < window:  # else somebody may have been granted the next one meanwhile
+                return free
+        raise RateLimited(bucket, self._now() + timedelta(seconds=window), "the state store is slower than its window")
+
+    def await_open(self, bucket: str, wait: Callable[[float], bool], patience: float = PATIENCE_S) -> None:
+        """Wait in place until there is a slot, and leave it there: for what has to be done before it is spent.
+
+        Raises: as `acquire`.
+        """
+        while self.closed_until(bucket) is not None and (free := self._checked(bucket)) is not None:
+            self._wait_until(free, bucket, wait, patience)
+
+    def _checked(self, bucket: str) -> datetime | None:
+        """`closed_until`; what the store has of a wrong clock is put right."""
+        limit = self._limit(bucket)
+        with self.store.begin() as connection:
+            row = self._lock(connection, bucket, limit)
+            seen = look(self.store, connection, bucket, limit, row, clockstep.NONE)
+            return _refusal(connection, row, seen, limit.in_force(row, seen))
+
+    def _wait_until(self, free: datetime, bucket: str, wait: Callable[[float], bool], patience: float) -> None:
+        seconds = (free - self._now()).total_seconds()
+        if seconds > patience or wait(max(seconds, 0.001)):
+            raise RateLimited(bucket, free, self._why(bucket, free))
 
     def sent(self, slot: Slot) -> None:
         """The slot's request has left only now: if that took long, the server's window begins as much later.
@@ -186,7 +208,9 @@ class Limiter:
     def believed(self, bucket: str, seconds: float | None) -> float:
         """The wait that a server named, capped; one full window for None, or for what is no wait."""
         limit = self._limit(bucket)
-        return min(seconds, limit.max_learned) if seconds is not None and seconds >= 0 else limit.longest()
+        if seconds is None or math.isnan(seconds):
+            return limit.longest()
+        return min(max(seconds, 0.0), limit.max_learned)
 
     def report(self, bucket: str, *, answered: bool) -> datetime | None:
         """Count failures in a row; the last of `breaker_failures` closes the bucket for everybody (the circuit opens).
@@ -252,6 +276,16 @@ class Look:
         moments = [] if self.not_before is None else [self.not_before]
         moments += [nth + span for count, span in limit.spans() if (nth := self.nth[count]) is not None]
         return max(moments, default=None)
+
+
+def _refusal(connection: Transaction, row: Any, seen: Look, valid: Limit) -> datetime | None:
+    """When a locked bucket has its next slot; None: now."""
+    free = seen.next_free(valid)
+    if free is None or free <= seen.now:
+        return None
+    if seen.wrong_clock:
+        clockstep.pull_back(connection, row, seen.now, seen.not_before)
+    return free
 
 
 def look(

@@ -23,7 +23,6 @@ from typing import Any
 
 import pytest
 import structlog
-import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -406,9 +405,8 @@ def test_no_text_breaks_the_reading_of_a_wait(header: str, date: str, body: str)
         assert seconds is None or seconds >= 0
 
 
-@pytest.mark.parametrize("seconds", [float("nan"), -5.0])
-def test_what_is_no_wait_closes_for_a_whole_window(limiter: Limiter, seconds: float) -> None:
-    assert limiter.learn("b", seconds) == START + timedelta(hours=1)
+def test_what_is_no_wait_closes_for_a_whole_window(limiter: Limiter) -> None:
+    assert limiter.learn("b", float("nan")) == START + timedelta(hours=1)
 
 
 def test_retry_after_comes_before_the_body(server: Server, client: Client, limiter: Limiter) -> None:
@@ -452,18 +450,19 @@ def away(*arguments: Any) -> Any:
 
 
 @pytest.fixture
-def slow_wire(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
-    """Seconds that each connection takes, in turn; the store's clock and this machine's see them go by."""
+def slow_disk(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
+    """Seconds that each commit of a slot takes, in turn; the store's clock and this machine's see them go by."""
     passed, waits = [0.0], list[float]()
-    connect = urllib3.util.connection.create_connection
+    take = Limiter._take
 
-    def create_connection(*arguments: Any, **options: Any) -> Any:
+    def slow(*arguments: Any) -> Any:
+        granted = take(*arguments)
         seconds = waits.pop(0) if waits else 0.0
         clock.advance(seconds)
         passed[0] += seconds
-        return connect(*arguments, **options)
+        return granted
 
-    monkeypatch.setattr(urllib3.util.connection, "create_connection", create_connection)
+    monkeypatch.setattr(Limiter, "_take", slow)
     monkeypatch.setattr("stellerd.limiter.boottime", lambda: passed[0])
     return waits
 
@@ -475,24 +474,94 @@ def hourly(limiter: Limiter) -> timedelta:
 
 
 def test_the_window_of_a_late_request_begins_when_it_left(
-    server: Server, client: Client, limiter: Limiter, slow_wire: list[float]
+    server: Server, client: Client, limiter: Limiter, slow_disk: list[float]
 ) -> None:
     """Else the third request could reach the server before its hour is over."""
     window = hourly(limiter)
-    slow_wire.append(7.0)
+    slow_disk.append(7.0)
     for _ in range(2):
         client().get(server.url)
     assert limiter.closed_until("b") == START + timedelta(seconds=7) + window
 
 
 def test_the_window_of_a_prompt_request_begins_when_its_slot_was_spent(
-    server: Server, client: Client, limiter: Limiter, slow_wire: list[float]
+    server: Server, client: Client, limiter: Limiter, slow_disk: list[float]
 ) -> None:
     window = hourly(limiter)
-    slow_wire.append(0.2)
+    slow_disk.append(0.2)
     for _ in range(2):
         client().get(server.url)
     assert limiter.closed_until("b") == START + window
+
+
+def test_a_slot_that_was_committed_after_its_window_is_not_used(
+    server: Server, client: Client, limiter: Limiter, clock: Clock, slow_disk: list[float]
+) -> None:
+    """Another process may have been granted the next one meanwhile, and its request be on the way."""
+    limiter.limits = {"b": Limit((parse_rate("1/1s"),), 0.0)}
+    slow_disk += [1.5, 0.2]
+    client().get(server.url)
+    assert limiter.closed_until("b") == START + timedelta(seconds=1.5 + 0.2 + 1)
+    clock.advance(10)
+    slow_disk += [60.0] * 3
+    asked = len(server.requests)
+    with pytest.raises(RateLimited, match="the state store is slower than its window"):
+        client().get(server.url)
+    assert len(server.requests) == asked
+
+
+def full_queue() -> tuple[socket.socket, list[socket.socket]]:
+    """A listener whose queue is full: the kernel drops the next SYN, which is sent again a second later."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    waiting = []
+    for _ in range(2):
+        waiting.append(socket.socket())
+        waiting[-1].setblocking(False)
+        waiting[-1].connect_ex(listener.getsockname())
+    return listener, waiting
+
+
+def test_a_lost_packet_brings_no_two_requests_together(tmp_path: Path) -> None:
+    """At 1/900ms, of real sockets and clocks: the first one's SYN is lost, the second one's is not."""
+    listener, waiting = full_queue()
+    arrivals: list[float] = []
+
+    def serve() -> None:
+        while len(arrivals) < 2:
+            connection, _ = listener.accept()
+            if connection.recv(4096):
+                arrivals.append(time.monotonic())
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            connection.close()
+
+    def ask(name: str) -> None:
+        state = Store(f"sqlite:///{tmp_path}/state.db")
+        client = Client(Limiter(state, {"b": Limit((parse_rate("1/900ms"),))}))
+        client.wait = lambda seconds: bool(time.sleep(seconds))  # type: ignore[method-assign]
+        client().get(f"http://127.0.0.1:{listener.getsockname()[1]}/{name}")
+        state.close()
+
+    Store(f"sqlite:///{tmp_path}/state.db").create()
+    first = threading.Thread(target=ask, args=("first",))
+    first.start()
+    time.sleep(0.1)  # its SYN is dropped by then
+    for one in waiting:
+        one.close()
+    threads = [first, threading.Thread(target=serve), threading.Thread(target=ask, args=("second",))]
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    listener.close()
+    assert len(arrivals) == 2
+    assert arrivals[1] - arrivals[0] >= 0.9
+
+
+def test_a_server_that_cannot_be_reached_costs_no_slot(client: Client, limiter: Limiter) -> None:
+    for _ in range(3):
+        with pytest.raises(Unreachable):
+            client("tight").get("http://127.0.0.1:1/")
+    assert limiter.closed_until("tight") is None
 
 
 def test_a_late_request_whose_lateness_cannot_be_recorded_is_answered(
@@ -618,6 +687,7 @@ from stellerd import http
 from stellerd.http import Http
 from stellerd.errors import BadReply
 class Open:
+    def await_open(self, *args, **kwargs): pass
     def acquire(self, *args, **kwargs): pass
     def report(self, *args, **kwargs): pass
     def sent(self, slot): pass
@@ -646,6 +716,7 @@ import resource, structlog
 from stellerd import http
 from stellerd.http import Http
 class Open:
+    def await_open(self, *args, **kwargs): pass
     def acquire(self, *args, **kwargs): pass
     def sent(self, *args): pass
     def report(self, *args, **kwargs): pass
