@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stellerd import config as configuration
-from stellerd import locate, log, texts, tomlschema, views
+from stellerd import locate, log, texts, tomllines, tomlschema, views
 from stellerd.channel import Message
 from stellerd.config import Config
 from stellerd.durations import parse_duration
@@ -60,8 +60,8 @@ def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:
         if not equals or not key:
             raise UsageError(f"--set {item}: write KEY=VALUE")
         try:
-            changes[key] = tomllib.loads(f"value = {text}")["value"]
-        except (ValueError, RecursionError):
+            changes[key] = tomllines.decode(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
             changes[key] = text
     return config.with_settings(job, changes, "--set")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from stellerd.errors import ConfigError, StellerdError, UsageError
+from stellerd.errors import StellerdError, UsageError
 from stellerd.limits import limits
 from stellerd.options import JSON, complain
 from stellerd.options import load as _load
@@ -144,8 +144,7 @@ def check(context: click.Context, connect: bool, as_json: bool) -> int:
     from stellerd import attended
 
     config = _load(context)
-    if problems := config.problems_of_secrets():
-        raise ConfigError(problems)
+    config.require_usable()
     return attended.check(config, connect=connect, as_json=as_json)
 
 

@@ -130,6 +130,16 @@ class Config(Settings):
             return f"spool://{self.path(rest.removeprefix('//'))}"
         return url
 
+    def require_usable(self) -> None:
+        """The one judgement of `run`, `check` and `reload` on a valid file: there is work, and every secret is there.
+
+        Raises: ConfigError.
+        """
+        if not self.jobs:
+            raise ConfigError(f"{self.file}: no [jobs.NAME] table: there is nothing to run")
+        if problems := self.problems_of_secrets():
+            raise ConfigError(problems)
+
     def problems_of_secrets(self) -> list[str]:
         """A line for each secret of the core that cannot be read now; no value is kept."""
         probes: list[Callable[[], Any]] = [self.state_url]
@@ -170,15 +180,9 @@ def parse(text: str, file: Path) -> Config:
     Raises: ConfigError with every problem of the text.
     """
     try:
-        raw = tomllib.loads(text)
+        raw = tomllines.decode(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(file, text, str(error))) from None
-    except RecursionError:
-        raise ConfigError(f"{file}: {_TOO_DEEP}") from None
-    except ValueError:  # a whole number with more digits than Python reads
-        raise ConfigError(f"{file}:{_line_of_longest_number(text)}: a number with too many digits") from None
-    if path := _too_deep(raw):
-        raise ConfigError(f"{file}: {'.'.join(map(str, path))}: {_TOO_DEEP}")
     config = from_tables(raw, file, tomllines.key_positions(text))
     config._text = text
     return config
@@ -194,27 +198,6 @@ def from_tables(raw: dict[str, Any], file: Path, positions: Positions | None = N
     if problems := _dangling(config):
         raise ConfigError(problems)
     return config
-
-
-_DEEPEST = 32
-_TOO_DEEP = f"tables and lists are nested more than {_DEEPEST} deep"
-
-
-def _too_deep(raw: Any) -> tuple[str | int, ...]:
-    """The first keys of the way to a value that is nested deeper than recursion may follow; none: an empty tuple."""
-    todo: list[tuple[tuple[str | int, ...], Any]] = [((), raw)]
-    while todo:
-        path, value = todo.pop()
-        if len(path) > _DEEPEST:
-            return path[:3]
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        todo += [((*path, key), item) for key, item in items]
-    return ()
-
-
-def _line_of_longest_number(text: str) -> int:
-    longest = max(re.finditer(r"[0-9_]+", text), key=lambda match: len(match[0]))
-    return text.count("\n", 0, longest.start()) + 1
 
 
 def _syntax(file: Path, text: str, said: str) -> str:

@@ -126,7 +126,7 @@ class Context:
     ) -> Http:
         """A client that spends one slot of `bucket` before each request.
 
-        `timeout`: seconds for the whole exchange; `max_bytes`: the largest body, decompressed.
+        `timeout`: seconds for the whole exchange, at most a day; `max_bytes`: the largest body, decompressed.
         """
         from stellerd.http import Http
 

@@ -9,7 +9,6 @@ from types import TracebackType
 
 from stellerd import hosts, locate, log, preload
 from stellerd.config import Config
-from stellerd.errors import ConfigError
 from stellerd.logpump import Sink
 from stellerd.supervisor import Supervisor
 
@@ -17,12 +16,9 @@ from stellerd.supervisor import Supervisor
 def run(config: Config) -> int:
     """Blocks until the daemon was asked to stop; the exit code.
 
-    Raises: ConfigError when a secret is missing; Unreachable when another daemon runs already.
+    Raises: ConfigError when a secret or any job is missing; Unreachable when another daemon runs already.
     """
-    if problems := config.problems_of_secrets():
-        raise ConfigError(problems)
-    if not config.jobs:
-        raise ConfigError(f"{config.file}: no [jobs.NAME] table: there is nothing to run")
+    config.require_usable()
     file = config.supervisor.log_file
     sink = Sink(file=config.path(file) if file else None)
     style = log.style_of(config.supervisor.log_format, sink.journal)

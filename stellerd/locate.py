@@ -18,6 +18,8 @@ from stellerd.texts import reason_of
 
 SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 DEFAULT_SOCKET = "/run/stellerd/control.sock"
+LARGEST = 1024 * 1024
+"""Bytes of a configuration: a thousand jobs with all their settings fit in."""
 _SOCKET = re.compile(r"^\s*(?:supervisor\s*\.\s*)?socket\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
 
 
@@ -62,11 +64,22 @@ def read(file: Path) -> str:
     Raises: ConfigError when it cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return _bytes(file).decode().replace("\r\n", "\n")
     except OSError as error:
         raise ConfigError(f"{file}: {reason_of(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+
+
+def _bytes(file: Path) -> bytes:
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang a reload
+    with open(fd, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError(f"{file}: not a regular file")
+        data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ConfigError(f"{file}: larger than {LARGEST:,} bytes")
+    return data
 
 
 def control_socket(named: str | None) -> Path:
@@ -79,7 +92,11 @@ def control_socket(named: str | None) -> Path:
     try:
         table = tomllib.loads(text).get("supervisor")
         path = table.get("socket") if isinstance(table, dict) else None
-    except (ValueError, RecursionError):  # wrong TOML, a number or a nesting that is more than Python reads
+    except (ValueError, RecursionError):  # a syntax error; a number of 5,000 digits; brackets without end
         match = _SOCKET.search(text)
         path = match[1] if match else None
-    return Path(os.path.normpath(file.parent.absolute() / (path if isinstance(path, str) else DEFAULT_SOCKET)))
+    return Path(
+        os.path.normpath(
+            file.parent.absolute() / (path if isinstance(path, str) and "\0" not in path else DEFAULT_SOCKET)
+        )
+    )

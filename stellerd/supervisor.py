@@ -200,8 +200,7 @@ class Supervisor:
             self.manager.tell("RELOADING=1", systemd.monotonic_usec())
         try:
             new = config.load(str(self.config.file))
-            if problems := new.problems_of_secrets():
-                raise ConfigError(problems)
+            new.require_usable()
         except ConfigError as error:
             self.refused = {"at": iso(datetime.now(UTC)), "reason": redact(str(error))}
             self.log.error("reload refused; the old configuration stays in force", reason=str(error))

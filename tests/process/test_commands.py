@@ -139,7 +139,7 @@ def test_a_restarted_daemon_waits_for_the_rest_of_the_interval(tmp_path: Path) -
     [
         ("[jobs.it", "stellerd.toml:6:9: "),
         ("[jobs.it]\nevry = '1m'\n", 'stellerd.toml:7:1: jobs.it.evry: unknown key, did you mean "every"?'),
-        ("[jobs.it]\nevery = 5\n", "stellerd.toml:7:1: jobs.it.every: write it as text with a unit"),
+        ("[jobs.it]\nevery = -5\n", "stellerd.toml:7:1: jobs.it.every: -5 is not a duration"),
         (
             "[databases.x]\nurl = { env = 'NOT_SET' }\n[jobs.it]\n",
             "databases.x.url: environment variable NOT_SET is not set",
