@@ -94,12 +94,13 @@ def run(context: click.Context) -> NoReturn:
 def run_once(
     context: click.Context, job: str, dry_run: bool, wait: str | None, sets: tuple[str, ...], as_json: bool
 ) -> int:
-    """Run JOB once, now, under the same lease, limits and history as the daemon."""
+    """Run JOB once, now, under the same lease, limits and history as the daemon.
+
+    A daemon that is up runs it, under its configuration in force; else this command does.
+    """
     from stellerd import attended
 
-    config = _load(context)
-    _known(config, job)
-    return attended.run_once(config, job, dry_run=dry_run, wait=wait, sets=sets, as_json=as_json)
+    return attended.run_once(context.obj, job, dry_run=dry_run, wait=wait, sets=sets, as_json=as_json)
 
 
 @cli.command()

@@ -14,6 +14,14 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a pr
 
 def load(context: click.Context) -> Config:
     """The configuration that the command line names, or the first that is found. Raises: ConfigError."""
+    return read(context.obj)
+
+
+def read(named: str | None) -> Config:
+    """The configuration in the file named, or the first that is found, for a command that works on the state itself.
+
+    Raises: ConfigError.
+    """
     from stellerd import config
 
-    return config.load(context.obj)
+    return config.load(named)

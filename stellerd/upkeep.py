@@ -37,7 +37,7 @@ def check(config: Config, as_json: bool) -> int:
     log.configure("error", log.style_of(config.supervisor.log_format))
     rows = [_row("state store", *_store_problems(config))]
     for job in config.jobs:
-        result = Once(config, job, lambda message: None).run("databases")
+        result = Once(config, job).run("databases")
         found = [(one["problem"], one["sql"]) for one in result.run["problems"]] if result.run else []
         rows.append(_row(job, found, result.exit_code, result.reason))
     views.databases(rows, as_json)
