@@ -15,7 +15,7 @@ from typing import Any
 
 import setproctitle
 
-from stellerd import assembly, log, surroundings, tomlschema
+from stellerd import assembly, log, reading, surroundings, tomlschema
 from stellerd.channel import DUMP_SIGNAL, Assignment, Channel
 from stellerd.claims import Held
 from stellerd.config import Config, plugin_settings
@@ -108,7 +108,7 @@ def _live(assignment: Assignment, channel: Channel) -> int:
         return 0
     if assignment.mode == "settings":
         return _tell_settings(line, plugin_settings(config, name, loaded.job.Settings))
-    store = _store_of(config)
+    store = _store_of(config, reading.MadeWhenNeeded if assignment.mode in ("check", "databases") else Store)
     if assignment.mode == "serve":
         return ticker_of(assignment, loaded, store, line).serve()
     build = _builder(assignment, loaded, store, line)
@@ -120,8 +120,8 @@ def _live(assignment: Assignment, channel: Channel) -> int:
     return run_once(assignment, build(config), line)
 
 
-def _store_of(config: Config) -> Store:
-    return Store(config.state_url(), lease_s=config.state.lease, host=config.state.host)
+def _store_of(config: Config, kind: type[Store] = Store) -> Store:
+    return kind(config.state_url(), lease_s=config.state.lease, host=config.state.host)
 
 
 def _close(assignment: Assignment, line: Line) -> int:
@@ -180,8 +180,10 @@ def _tell_settings(line: Line, settings: Any) -> int:
 def _check(assignment: Assignment, runner: Runner, line: Line) -> int:
     """For `check`: the plugin loads and its settings are right; with `connect` its servers answer too."""
     if assignment.connect:
-        runner.store.create()
+        config = assignment.config
+        reading.prove(config.state_url(), config.state.host)
         assembly.check(runner)
+        runner.store.close()
     line.tell("told", {})
     return 0
 

@@ -13,15 +13,17 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a pr
 
 
 def load(context: click.Context) -> Config:
-    """The configuration that the command line names, or the first that is found. Raises: ConfigError."""
+    """The configuration that the command line names, or the first that is found; see `read`."""
     return read(context.obj)
 
 
 def read(named: str | None) -> Config:
-    """The configuration in the file named, or the first that is found, for a command that works on the state itself.
+    """The configuration for an operator's command, which from now on acts for whose state it is.
 
-    Raises: ConfigError.
+    Raises: ConfigError, Unreachable.
     """
-    from stellerd import config
+    from stellerd import acting, config
 
-    return config.load(named)
+    found = config.load(named)
+    acting.act_for_owner(found)
+    return found

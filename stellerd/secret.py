@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
+_held: dict[str, str] = {}
+"""Credentials that were read while this process still might."""
 _revealed: list[str] = []  # longest first: a secret may be the beginning of another
 _SOURCES = ("env", "file", "credential")
 _LEAST_CHARS = 4  # shorter ones would blank out innocent words
@@ -79,7 +81,9 @@ class Secret:
             if self._value not in os.environ:
                 raise ValueError(f"environment variable {self._value} is not set")
             return os.environ[self._value]
-        return self._read(*self._path())
+        if self.source == "credential" and self._value in _held:
+            return _held[self._value]
+        return self.read(*self._path())
 
     def _path(self) -> tuple[Path, bool]:
         if self.source == "file":
@@ -88,12 +92,14 @@ class Secret:
         if not folder:
             raise ValueError(
                 f'credential "{self._value}": $CREDENTIALS_DIRECTORY is not set; '
-                f"start under systemd with LoadCredential={self._value}:…"
+                f"start under systemd with LoadCredential={self._value}:…; a command beside the service finds its "
+                "credentials as root"
             )
         return Path(folder) / self._value, False
 
     @staticmethod
-    def _read(path: Path, check_mode: bool) -> str:
+    def read(path: Path, check_mode: bool) -> str:
+        """The text of a secret file. Raises: ValueError saying why there is none."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang
         except OSError as error:
@@ -141,6 +147,14 @@ class Secret:
             for s in _SOURCES
         ]
         return {"anyOf": [*one, {"type": "string"}]}
+
+
+def hold_credentials(folder: Path) -> None:
+    """Read what there is of a folder of credentials, before this process becomes one that may not."""
+    with contextlib.suppress(OSError):  # there is none, or it is not for us
+        for path in folder.iterdir():
+            with contextlib.suppress(ValueError):
+                _held[path.name] = Secret.read(path, check_mode=False)
 
 
 def _remember(value: str) -> None:

@@ -16,7 +16,6 @@ import pytest
 from daemon import QUIET, Daemon, alive, job, until
 
 from stellerd import client
-from stellerd.errors import Unreachable
 
 NOBODY = 65534
 TELLS = job("return Skipped(f'{os.getppid()} {os.environ.get(\"ONLY\")} {ctx.dry_run}')")
@@ -102,7 +101,8 @@ def test_the_daemon_is_its_parent_and_its_environment_the_daemons(tmp_path: Path
 
 def test_a_job_in_any_state_can_be_run(tmp_path: Path) -> None:
     crashes = job("if ctx.trigger != 'manual': os._exit(3)")
-    toml = "[jobs.quiet]\n[jobs.held]\n[jobs.broken]\nevery = '1s'\nmax_restarts = 1\nbackoff = '10ms'\n[jobs.off]\nenabled = false\n"
+    broken = "[jobs.broken]\nevery = '1s'\nmax_restarts = 1\nbackoff = '10ms'\n"
+    toml = f"[jobs.quiet]\n[jobs.held]\n{broken}[jobs.off]\nenabled = false\n"
     plugins = {"quiet": QUIET, "held": QUIET, "broken": crashes, "off": QUIET}
     (tmp_path / "holds.json").write_text('{"stopped": [], "paused": ["held"]}')
     with Daemon(tmp_path, plugins, toml) as daemon:
@@ -117,9 +117,7 @@ def test_a_job_in_any_state_can_be_run(tmp_path: Path) -> None:
 
 
 def test_settings_progress_and_mistakes_go_over_the_socket(tmp_path: Path, go: Path) -> None:
-    source = job(
-        "ctx.progress(1, 2, 'rows')\nctx.progress(2, 2, 'rows')\nreturn Skipped(f'{ctx.settings.n}')"
-    ).replace(
+    source = job("ctx.progress(1, 2, 'rows')\nctx.progress(2, 2, 'rows')\nreturn Skipped(f'{ctx.settings.n}')").replace(
         "class TheJob(Job):",
         "from stellerd import Settings\nclass S(Settings):\n    n: int = 1\nclass TheJob(Job):\n    Settings = S",
     )
