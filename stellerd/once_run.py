@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +15,7 @@ from stellerd.channel import Assignment, Message
 from stellerd.config import Config
 from stellerd.errors import UsageError
 from stellerd.guardian import Guard
-from stellerd.logpump import Sink
+from stellerd.logpump import LogPump, Sink
 from stellerd.loop import Loop
 from stellerd.managed import Managed
 from stellerd.memory import OomWitness
@@ -23,13 +25,14 @@ from stellerd.watch import Watch
 
 INTERRUPTED = 130
 PLUGIN_CRASHED = 70
+_TRACEBACK_LINES = 100
 _CLOSING_S = 30.0
 """The longest that recording a crash may take: the store may be away."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of it: the run's record where there is one, else what the process said."""
+    """What became of it: the run's record where there is one, else what the process said; `detail`: a traceback."""
 
     exit_code: int
     run: dict[str, Any] | None
@@ -121,6 +124,8 @@ class OnceRun:
 
     def _died(self, death: Death) -> None:
         result, state = self._judged(death), self.entry.state_of_death()
+        if result.exit_code == PLUGIN_CRASHED and not result.detail and self.entry.process and self.entry.process.log:
+            result = replace(result, detail=_last_traceback(self.entry.process.log))
         self._forget()
         if self.started is None or result.run is not None:
             self.done(result)
@@ -167,6 +172,20 @@ class OnceRun:
             return
         assert self.entry.process is not None
         self.entry.timers.append(self.loop.after(_CLOSING_S, self.entry.process.kill))
+
+
+def _last_traceback(lines: LogPump) -> str:
+    """Of what a process logged that nobody saw."""
+    kept = [text for _, text in lines.since(0)]
+    for text in reversed(kept):
+        with contextlib.suppress(ValueError, RecursionError):
+            logged = json.loads(text)
+            if isinstance(logged, dict) and logged.get("traceback"):
+                return str(logged["traceback"])
+    start = next(
+        (n for n, text in reversed(list(enumerate(kept))) if "Traceback (most recent call last)" in text), None
+    )
+    return "" if start is None else "\n".join(kept[start : start + _TRACEBACK_LINES]) + "\n"
 
 
 def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:

@@ -13,8 +13,8 @@ from daemon import QUIET, Daemon, job
 
 OWNER = 54_321  # a user without a name
 READS = (
-    ("history",), ("limits", "show"), ("check", "--connect"), ("db", "check"), ("history", "--json"), ("config", "show"),
-    ("db", "sql"), ("status",),
+    ("history",), ("limits", "show"), ("check", "--connect"), ("db", "check"), ("history", "--json"),
+    ("config", "show"), ("db", "sql"), ("status",),
 )  # fmt: skip
 TOML = "[limits.b]\nrate = '2/1h'\n[jobs.it]\n"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")

@@ -145,6 +145,7 @@ def test_a_lost_client_ends_the_run_and_nothing_is_left(tmp_path: Path, go: Path
         [shown] = daemon.status()["run_once"]
         assert (shown["job"], shown["pid"], shown["uid"]) == ("it", mine[0], os.getuid())
         assert mine[0] in daemon.children()
+        assert f"run-once it: running, pid {mine[0]}, user {os.getuid()}" in daemon.cli("status").stdout
         visitor.close()
         until(lambda: not daemon.status()["run_once"])
         assert not any(map(alive, mine))
@@ -183,6 +184,18 @@ def test_a_killed_child_is_recorded_and_told(tmp_path: Path, go: Path) -> None:
         assert "SIGKILL" in result["reason"]
         assert result["run"] == last_run(daemon)
         assert not any(map(alive, mine))
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_traceback_reaches_whoever_asked(tmp_path: Path, style: str) -> None:
+    toml = f'[supervisor]\nsocket = "control.sock"\nholds = "holds.json"\nlog_format = "{style}"\n'
+    with Daemon(
+        tmp_path, {"it": job("if ctx.trigger == 'manual': raise ValueError('a bug')")}, f"{toml}[jobs.it]\n"
+    ) as daemon:
+        result = Visitor(daemon, "it", wait=10).until("result")
+        assert (result["exit_code"], result["run"]["state"]) == (70, "failed")
+        assert "Traceback (most recent call last)" in result["detail"]
+        assert "ValueError: a bug" in result["detail"]
 
 
 def test_a_run_that_takes_too_long_times_out(tmp_path: Path, go: Path) -> None:
