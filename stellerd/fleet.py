@@ -40,13 +40,19 @@ class Fleet:
         self.watch = Watch(loop, self.after, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
         self.oom = OomWitness()
         self.jobs = {name: Managed(name, job) for name, job in config.jobs.items() if job.enabled}
+        self.guests: list[Managed] = []
+        """The processes of runs that somebody asked for, beside those of the table."""
         self.waiting: list[Managed] = []
         """Jobs that start once those they come `after` had their first try."""
         self.guard: Guard
 
     def post_guard(self) -> None:
         """From now on all dies with this process."""
-        self.guard = Guard(self.loop, lambda: [job.pid for job in self.jobs.values() if job.pid], self._tell_of_guard)
+        self.guard = Guard(self.loop, lambda: [job.pid for job in self.everybody() if job.pid], self._tell_of_guard)
+
+    def everybody(self) -> list[Managed]:
+        """All that may have a process."""
+        return [*self.jobs.values(), *self.guests]
 
     def _tell_of_guard(self, event: str, why: str) -> None:
         self.log.warning(event, **({"reason": why} if why else {}))
@@ -83,7 +89,7 @@ class Fleet:
 
     def all_down(self) -> bool:
         """Whether no job has a process."""
-        return all(job.process is None for job in self.jobs.values())
+        return not self.guests and all(job.process is None for job in self.jobs.values())
 
     def summary(self) -> str:
         """One short line for the service manager: how many jobs are up, and which fail and why."""
@@ -98,11 +104,11 @@ class Fleet:
 
     def of_pid(self, pid: int) -> Managed | None:
         """The job whose process it is."""
-        return next((job for job in self.jobs.values() if job.pid == pid), None)
+        return next((job for job in self.everybody() if job.pid == pid), None)
 
     def kill_all(self) -> None:
         """SIGKILL to every group."""
-        for job in self.jobs.values():
+        for job in self.everybody():
             with self.guarding(job):
                 if job.process:
                     self.log.warning("killed: did not end in time", job=job.name)
@@ -238,7 +244,7 @@ class Fleet:
             "cause": cause, "at": iso(datetime.now(UTC)),
         }  # fmt: skip
         if job.run:
-            self._relay("stellerd_run_finished", job, {**job.run, "state": job.state_of_death(), "reason": cause})
+            self.relay("stellerd_run_finished", job, {**job.run, "state": job.state_of_death(), "reason": cause})
         job.detail = str(job.failure.get("detail", "")) if job.failure else ""
         job.reason = "" if asked else job.recycling or cause
         if event is Event.RECYCLED:
@@ -254,10 +260,10 @@ class Fleet:
             self.dispatch(job, Event.START)
         self.forget_if_gone(job)
 
-    def _relay(self, hook: str, job: Managed, run: Message) -> None:
+    def relay(self, hook: str, job: Managed, run: Message) -> None:
         """To the observers among the other processes; a plugin hears of its own runs in its own process."""
         for other in self.jobs.values():
-            if other.observes and other.process and other is not job:
+            if other.observes and other.process and other.name != job.name:
                 other.process.relay(hook, job.name, run)
 
     def on_message(self, job: Managed, message: Message) -> None:
@@ -281,6 +287,6 @@ class Fleet:
             self.dispatch(job, Event.READY)
         elif kind == "run_started":
             self.watch.run_started(job)
-            self._relay("stellerd_run_started", job, message)
+            self.relay("stellerd_run_started", job, message)
         elif kind == "run_finished":
-            self._relay("stellerd_run_finished", job, message)
+            self.relay("stellerd_run_finished", job, message)

@@ -7,6 +7,7 @@ imported, so that `stellerd status` is quick.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -80,6 +81,11 @@ def _bytes(file: Path) -> bytes:
     if len(data) > LARGEST:
         raise ConfigError(f"{file}: larger than {LARGEST:,} bytes")
     return data
+
+
+def digest(text: str) -> str:
+    """By which a client of the daemon sees whether its file is the configuration in force."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def control_socket(named: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -14,6 +15,8 @@ from pydantic_core import CoreSchema, core_schema
 from stellerd import redaction
 from stellerd.texts import reason_of
 
+_held: dict[str, str] = {}
+"""Credentials that were read while this process still might."""
 _SOURCES = ("env", "file", "credential")
 _HARMLESS_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^@?#]*")
 _HOW = 'write { env = "NAME" }, { file = "path" } or { credential = "name" }'
@@ -74,7 +77,9 @@ class Secret:
             if self._value not in os.environ:
                 raise ValueError(f"environment variable {self._value} is not set")
             return os.environ[self._value]
-        return self._read(*self._path())
+        if self.source == "credential" and self._value in _held:
+            return _held[self._value]
+        return self.read(*self._path())
 
     def _path(self) -> tuple[Path, bool]:
         if self.source == "file":
@@ -83,12 +88,14 @@ class Secret:
         if not folder:
             raise ValueError(
                 f'credential "{self._value}": $CREDENTIALS_DIRECTORY is not set; '
-                f"start under systemd with LoadCredential={self._value}:…"
+                f"start under systemd with LoadCredential={self._value}:…; a command beside the service finds its "
+                "credentials as root"
             )
         return Path(folder) / self._value, False
 
     @staticmethod
-    def _read(path: Path, check_mode: bool) -> str:
+    def read(path: Path, check_mode: bool) -> str:
+        """The text of a secret file. Raises: ValueError saying why there is none."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang
         except OSError as error:
@@ -139,3 +146,11 @@ class Secret:
             for s in _SOURCES
         ]
         return {"anyOf": [*one, {"type": "string"}]}
+
+
+def hold_credentials(folder: Path) -> None:
+    """Read what there is of a folder of credentials, before this process becomes one that may not."""
+    with contextlib.suppress(OSError):  # there is none, or it is not for us
+        for path in folder.iterdir():
+            with contextlib.suppress(ValueError):
+                _held[path.name] = Secret.read(path, check_mode=False)

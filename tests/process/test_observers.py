@@ -79,6 +79,15 @@ def test_an_observer_that_does_not_read_misses_what_it_has_no_room_for(tmp_path:
         assert daemon.job("sees")["state"] == "RUNNING"
 
 
+def test_an_observer_hears_of_a_run_that_the_daemon_was_asked_for(tmp_path: Path) -> None:
+    toml = "[jobs.sees]\n[jobs.works]\nenabled = false\n"
+    with Daemon(tmp_path, {"sees": HOOKS, "works": QUIET}, toml) as daemon:
+        daemon.until_state("sees", "RUNNING")
+        run = json.loads(daemon.cli("run-once", "works", "--json").stdout)["run"]
+        wanted = [["started", "works", run["id"], None], ["finished", "works", run["id"], "ok"]]
+        until(lambda: heard(daemon, "sees") == wanted)
+
+
 def test_an_observer_without_a_job_has_nothing_to_run_once(tmp_path: Path) -> None:
     result = Daemon(tmp_path, {"sees": HOOKS}, "[jobs.sees]\n").cli("run-once", "sees")
     assert result.returncode == 2
