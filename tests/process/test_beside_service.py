@@ -125,6 +125,19 @@ def test_a_store_of_others_is_told_to_be_theirs(tmp_path: Path, state: Path) -> 
 
 
 @needs_root
+def test_whoever_may_only_read_leaves_no_file_either(tmp_path: Path, state: Path) -> None:
+    """Not even in a folder where he may make some: the service could not write its own store any more."""
+    daemon = Daemon(tmp_path, {"it": QUIET}, f"[state]\nurl = 'sqlite:///{state}/state.db'\n{TOML}")
+    assert command(daemon, "run-once", "it").returncode == 0
+    assert command(daemon, "history").returncode == 0  # takes the log away
+    state.chmod(0o777)
+    (state / "state.db").chmod(0o644)
+    done = command(daemon, "history", "--json", USER="65534")
+    assert (done.returncode, len(json.loads(done.stdout)["runs"])) == (0, 1)
+    assert files(state) == {"state.db": OWNER}
+
+
+@needs_root
 def test_root_reading_the_service_store_leaves_no_file_of_its_own(tmp_path: Path, state: Path) -> None:
     daemon = Daemon(tmp_path, {"it": QUIET}, f"[state]\nurl = 'sqlite:///{state}/state.db'\n{TOML}")
     for arguments in (("history",), ("limits", "show"), ("db", "check"), ("check", "--connect")):
