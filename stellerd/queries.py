@@ -14,6 +14,7 @@ from sqlalchemy import bindparam as given
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from stellerd.schema import UNFINISHED as _IS_UNFINISHED
 from stellerd.schema import UtcTime, buckets, cursors, hits, leases, runs, version
 from stellerd.statements import Insert, Statement
 
@@ -22,6 +23,24 @@ _RUN = runs.c.id == given("of_run")
 _RUN_OF_JOB = runs.c.job == given("of_job")
 _STILL_MINE = _OF_JOB & (leases.c.owner == given("of_owner")) & (leases.c.epoch == given("of_epoch"))
 _ENDING = ("state", "reason", "finished_at")
+
+
+class _Clock(FunctionElement[datetime]):
+    """The server's clock; NULL on SQLite, which has none of its own."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+
+@compiles(_Clock, "postgresql")
+def _server_clock(element: _Clock, compiler: Any, **options: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(_Clock, "sqlite")
+def _no_clock(element: _Clock, compiler: Any, **options: Any) -> str:
+    return "NULL"
+
 
 # Which table tells the version: "stellerd_meta" did in the first one
 TELLERS = {
@@ -39,7 +58,7 @@ TELLERS = {
 }
 REVISION = Statement(lambda insert: sa.select(version.c.version_num))
 MAKE_REVISION = Statement(lambda insert: insert(version).on_conflict_do_nothing(), columns=["version_num"])
-CLOCK = Statement(lambda insert: sa.select(sa.func.clock_timestamp()))
+CLOCK = Statement(lambda insert: sa.select(_Clock().label("now")))
 TRY_LOCK = Statement(lambda insert: sa.select(sa.func.pg_try_advisory_xact_lock(given("of_lock"))))
 
 MAKE_LEASE = Statement(
@@ -48,9 +67,9 @@ MAKE_LEASE = Statement(
 LOCK_LEASE = Statement(lambda insert: sa.select(leases).where(_OF_JOB).with_for_update())
 TAKE_LEASE = Statement(
     lambda insert: sa.update(leases).where(_OF_JOB),
-    columns=["owner", "epoch", "expires_at", "host", "machine", "pid", "pid_started"],
+    columns=["owner", "epoch", "expires_at", "host", "machine", "pid", "pid_started", "life"],
 )
-LEASE = Statement(lambda insert: sa.select(leases).where(_OF_JOB))
+LEASE = Statement(lambda insert: sa.select(leases, _Clock().label("now")).where(_OF_JOB))
 MY_LEASE = Statement(lambda insert: sa.select(leases.c.epoch).where(_STILL_MINE).with_for_update(read=True))
 PROLONG_LEASE = Statement(lambda insert: sa.update(leases).where(_STILL_MINE), columns=["expires_at"])
 RELEASE_LEASE = Statement(lambda insert: sa.update(leases).where(_STILL_MINE).values(owner=""), columns=["expires_at"])
@@ -64,19 +83,19 @@ NOTE_RUN = Statement(
     lambda insert: insert(runs).on_conflict_do_nothing(), columns=[*_NEW_RUN, "started_at", "finished_at"]
 )
 FINISH_RUN = Statement(
-    lambda insert: sa.update(runs).where(_RUN, runs.c.state == "running"),
+    lambda insert: sa.update(runs).where(_RUN, _IS_UNFINISHED),
     columns=[*_ENDING, "counters", "code", "not_before"],
 )
 CLOSE_RUN = Statement(lambda insert: sa.update(runs).where(_RUN), columns=_ENDING)
 LOSE_OLDER = Statement(
     lambda insert: (
         sa.update(runs)
-        .where(_RUN_OF_JOB, runs.c.state == "running", runs.c.epoch < given("before_epoch"))
+        .where(_RUN_OF_JOB, _IS_UNFINISHED, runs.c.epoch < given("before_epoch"))
         .values(state="lost", reason="its lease went to another run", finished_at=given("at"))
     )
 )
 RUN = Statement(lambda insert: sa.select(runs).where(_RUN))
-UNFINISHED = Statement(lambda insert: sa.select(runs.c.id, runs.c.owner).where(_RUN_OF_JOB, runs.c.state == "running"))
+UNFINISHED = Statement(lambda insert: sa.select(runs.c.id, runs.c.owner).where(_RUN_OF_JOB, _IS_UNFINISHED))
 LAST_ATTEMPT = Statement(
     lambda insert: (
         sa.select(runs.c.attempt, runs.c.state, runs.c.not_before)
@@ -136,23 +155,6 @@ COUNT_FAILURES = Statement(lambda insert: sa.update(buckets).where(_BUCKET), col
 LEARN = Statement(
     lambda insert: sa.update(buckets).where(_BUCKET), columns=["not_before", "source", "learned_wait", "failures"]
 )
-
-
-class _Clock(FunctionElement[datetime]):
-    """The server's clock; NULL on SQLite, which has none of its own."""
-
-    type = UtcTime()
-    inherit_cache = True
-
-
-@compiles(_Clock, "postgresql")
-def _server_clock(element: _Clock, compiler: Any, **options: Any) -> str:
-    return "clock_timestamp()"
-
-
-@compiles(_Clock, "sqlite")
-def _no_clock(element: _Clock, compiler: Any, **options: Any) -> str:
-    return "NULL"
 
 
 @cache

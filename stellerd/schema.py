@@ -20,10 +20,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest of `stellerd/migrations/versions`, which a new store has from the start."""
 metadata = MetaData()
 bookkeeping = MetaData()
@@ -62,6 +63,8 @@ class AnyText(TypeDecorator[str]):
         return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+UNFINISHED = text("state = 'running'")
+"""Of all runs; literal, so that a planner can tell that the index on them serves."""
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself for INTEGER only
 
 version = Table(  # alembic's, in its form
@@ -91,6 +94,7 @@ runs = Table(
     UniqueConstraint("job", "slot", "attempt", name="runs_one_per_slot"),
     Index("runs_by_job", "job", "id"),
     Index("runs_by_end", "finished_at"),
+    Index("runs_unfinished", "job", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
 )
 
 leases = Table(
@@ -104,6 +108,7 @@ leases = Table(
     Column("machine", Text, nullable=False),  # identity in which the pid means something
     Column("pid", Integer, nullable=False),
     Column("pid_started", Float, nullable=False),
+    Column("life", Float, nullable=False, server_default="60"),  # seconds from one renewal to the end, its holder's
 )
 
 buckets = Table(

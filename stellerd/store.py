@@ -11,17 +11,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from stellerd import hosts, queries
-from stellerd.claims import Claim, Held, Taken, boottime
+from stellerd.claims import LEASE_S, Claim, Held, LeaseWatch, Taken, boottime
 from stellerd.errors import ConfigError, LeaseLost
 from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, runs, version
 from stellerd.session import Pool, Transaction
 from stellerd.statements import Statement, create_all, insert_of
 from stellerd.status import RunRecord
 
-LEASE_S = 60.0
 _PATIENCE_S = 10.0
 _AT_ONCE_S = 0.01
-_LIVES = 10
 _LONG_S = 300.0  # making or changing the tables may take
 CREATE_LOCK = 7_305_812_064  # any number, the same in every stellerd
 
@@ -40,7 +38,7 @@ class Store:
         self.uptime = boottime if clock is None and self._pool.is_sqlite else None
         """Seconds that nobody can set, beside a clock that somebody can: this host's, where the store has none."""
         self.owner = str(uuid.uuid4())
-        self._watched: dict[str, tuple[Any, float]] = {}
+        self._watch = LeaseWatch()
         self.run: Claim | None = None
         """What fences the run that is on in this process."""
         self.set_lease(lease_s)
@@ -79,12 +77,15 @@ class Store:
 
     def now(self, connection: Transaction) -> datetime:
         """The store's time: one clock for all hosts."""
-        if self.clock is not None:
-            return self.clock()
-        if connection.dialect.name == "postgresql":
-            at: datetime = connection.execute(queries.CLOCK).scalar_one()
-            return at.astimezone(UTC)
-        return datetime.now(UTC)
+        asked = boottime()
+        has_none = self.clock is not None or self._pool.is_sqlite
+        return self._time(None if has_none else connection.execute(queries.CLOCK).scalar_one(), asked)
+
+    def _time(self, told: datetime | None, asked: float) -> datetime:
+        """`told`: what the server's clock said to who asked at that `boottime`; None: it has none, or a test's counts."""
+        now = self.clock() if self.clock else told or datetime.now(UTC)
+        self._watch.note(now, asked)
+        return now
 
     def ahead(self) -> float | None:
         """How far this host's clock is ahead of its uptime, in seconds; it changes when somebody sets the clock. None
@@ -144,43 +145,33 @@ class Store:
             if not attempt:
                 return Taken()
             until = now + timedelta(seconds=self.lease_s)
-            connection.execute(queries.TAKE_LEASE, of_job=job, owner=self.owner, epoch=epoch, expires_at=until, **me)
+            taken = {"owner": self.owner, "epoch": epoch, "expires_at": until, "life": self.lease_s, **me}
+            connection.execute(queries.TAKE_LEASE, of_job=job, **taken)
             run_id = connection.execute(
                 queries.OPEN_RUN, job=job, slot=slot, attempt=attempt, trigger=trigger, state="running", reason="",
                 counters={}, host=me["host"], pid=me["pid"], owner=self.owner, epoch=epoch, started_at=now,
             ).scalar_one()  # fmt: skip
-            return Claim(run_id, job, self.owner, epoch, slot, attempt, proved)
+            return Claim(run_id, job, self.owner, epoch, slot, attempt, proved, self.lease_s)
 
     def holder(self, job: str) -> Held | None:
         """Who else has the job now; takes nothing and waits for nobody."""
+        asked = boottime()
         with self.reading() as connection:
             lease = connection.execute(queries.LEASE, of_job=job).first()
-            return None if lease is None else self._held(lease, self.now(connection))
+            return None if lease is None else self._held(lease, self._time(lease.now, asked))
 
     def _held(self, lease: Any, now: datetime) -> Held | None:
-        if lease.owner in ("", self.owner) or lease.expires_at <= now or self._owner_is_gone(lease):
+        if lease.owner in ("", self.owner) or self._owner_is_gone(lease) or self._watch.is_over(lease, now):
             return None
-        return None if self._is_stale(lease, now) else Held(lease.host, lease.pid, lease.expires_at)
-
-    def _is_stale(self, lease: Any, now: datetime) -> bool:
-        """Whether a lease that ends later than any can, by a clock that was ahead, was not renewed while this process
-        looked on for ten times its life."""
-        seen = (lease.owner, lease.epoch, lease.expires_at)
-        if lease.expires_at <= now + timedelta(seconds=_LIVES * self.lease_s):
-            self._watched.pop(lease.job, None)
-            return False
-        before, since = self._watched.get(lease.job, (None, 0.0))
-        if before != seen:
-            self._watched[lease.job] = seen, boottime()
-            return False
-        return boottime() - since > _LIVES * self.lease_s
+        return Held(lease.host, lease.pid, lease.expires_at)
 
     def _owner_is_gone(self, lease: Any) -> bool:
         """Whether the holder was a process that can be looked up from here and is no more."""
         return bool(lease.pid) and hosts.is_gone(lease.machine, lease.pid, lease.pid_started, self.host)
 
     def _lock_lease(self, connection: Transaction, job: str, now: datetime) -> Any:
-        free = {"owner": "", "epoch": 0, "expires_at": now, "host": "", "machine": "", "pid": 0, "pid_started": 0.0}
+        free = {"owner": "", "epoch": 0, "expires_at": now, "host": "", "machine": "", "pid": 0, "pid_started": 0.0,
+                "life": self.lease_s}  # fmt: skip
         connection.execute(queries.MAKE_LEASE, job=job, **free)
         return connection.execute(queries.LOCK_LEASE, of_job=job).one()
 
@@ -202,7 +193,7 @@ class Store:
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease; False when it is somebody else's by now: the run must end."""
         with self.begin() as connection:
-            until = self.now(connection) + timedelta(seconds=self.lease_s)
+            until = self.now(connection) + timedelta(seconds=claim.lease_s)
             return connection.execute(queries.PROLONG_LEASE, **claim.fence(), expires_at=until).rowcount == 1
 
     def finish(
@@ -244,7 +235,7 @@ class Store:
             for run in connection.execute(queries.UNFINISHED, of_job=job).all():
                 held = lease is not None and lease.owner == run.owner
                 gone = held and self._owner_is_gone(lease)
-                if lease is not None and held and not gone and lease.expires_at > now:
+                if held and not gone and not self._watch.is_over(lease, now):
                     continue
                 end, why = ("crashed", "the process ended without a word") if gone else ("lost", "its lease ran out")
                 when = now

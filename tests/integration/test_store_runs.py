@@ -18,11 +18,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from stellerd import hosts, store
+from stellerd import claims, hosts
 from stellerd.errors import StellerdError, Unreachable
 from stellerd.pruning import prune
 from stellerd.schema import leases, quarantine, runs
 from stellerd.store import Claim, Cursor, Held, Store, Taken
+from stellerd.testing import Clock
 
 SLOT = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
 
@@ -236,7 +237,7 @@ def test_a_holder_can_renew(state: Store) -> None:
     assert state.renew(claim)
     with state.reading() as connection:
         until = connection.execute(sa.select(leases.c.expires_at)).scalar_one()
-    assert until > datetime.now(UTC) + timedelta(seconds=store.LEASE_S - 10)
+    assert until > datetime.now(UTC) + timedelta(seconds=claims.LEASE_S - 10)
 
 
 def test_a_holder_that_was_overtaken_cannot_renew(state: Store, other: Store) -> None:
@@ -301,7 +302,7 @@ def test_the_run_of_a_foreign_host_with_an_expired_lease_is_lost(state: Store, o
 def uptime(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """This machine's uptime."""
     passed = [0.0]
-    monkeypatch.setattr(store, "boottime", lambda: passed[0])
+    monkeypatch.setattr(claims, "boottime", lambda: passed[0])
     return passed
 
 
@@ -317,9 +318,9 @@ def test_a_lease_by_a_clock_that_was_years_ahead_does_not_block_for_years(
     claimed(state)
     ahead(state)
     assert isinstance(other.claim("a", None, "manual"), Held)
-    uptime[0] = 599
+    uptime[0] = 59
     assert isinstance(other.holder("a"), Held)
-    uptime[0] = 601
+    uptime[0] = 61
     assert other.holder("a") is None
     assert isinstance(other.claim("a", None, "manual"), Claim)
 
@@ -332,6 +333,63 @@ def test_a_lease_that_is_renewed_by_a_clock_years_ahead_is_left_alone(
         ahead(state, 20.0 * turn)
         assert isinstance(other.holder("a"), Held)
         uptime[0] += 20
+
+
+def test_a_lease_is_judged_by_what_its_row_says_not_by_who_looks(
+    state: Store, other: Store, uptime: list[float]
+) -> None:
+    state.set_lease(300)
+    claim = claimed(state)
+    for lease_s in (5, 3600):
+        other.set_lease(lease_s)
+        assert isinstance(other.holder("a"), Held)
+    uptime[0] = 299
+    assert isinstance(other.claim("a", None, "manual"), Held)
+    assert other.recover("a") == 0
+    uptime[0] = 301
+    assert other.holder("a") is None
+    assert state.renew(claim)
+    assert isinstance(other.holder("a"), Held)
+
+
+def test_a_lease_that_was_taken_before_a_reload_is_renewed_for_as_long_as_before(state: Store) -> None:
+    claim = claimed(state)
+    state.set_lease(1)
+    assert state.renew(claim)
+    with state.reading() as connection:
+        until = connection.execute(sa.select(leases.c.expires_at)).scalar_one()
+    assert until > datetime.now(UTC) + timedelta(seconds=claims.LEASE_S - 10)
+
+
+@pytest.mark.parametrize("step_s", [30, 3600])
+@pytest.mark.parametrize("looked_at_it", [True, False])
+def test_a_clock_that_is_set_forward_frees_no_job(
+    url: str, uptime: list[float], step_s: float, looked_at_it: bool
+) -> None:
+    clock = Clock()
+
+    def passes(seconds: float) -> None:
+        clock.advance(seconds)
+        uptime[0] += seconds
+
+    with opened(url, clock) as state, opened(url, clock) as other:
+        state.set_lease(20)
+        claim = claimed(state)
+        set_lease(state, machine="elsewhere/pid:[1]")
+        other.holder("a" if looked_at_it else "b")
+        with other.reading() as connection:
+            other.now(connection)
+        clock.advance(step_s)
+        passes(5)
+        assert isinstance(other.holder("a"), Held)
+        assert isinstance(other.claim("a", None, "manual"), Held)
+        assert other.recover("a") == 0
+        assert state.renew(claim)
+        assert isinstance(other.holder("a"), Held)
+        passes(19)
+        assert isinstance(other.claim("a", None, "manual"), Held)
+        passes(2)
+        assert isinstance(other.claim("a", None, "manual"), Claim)
 
 
 @pytest.mark.parametrize("machine", ["here", "elsewhere/pid:[1]"])
