@@ -15,7 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from stellerd.schema import UNFINISHED as _IS_UNFINISHED
-from stellerd.schema import UtcTime, buckets, cursors, hits, leases, runs, version
+from stellerd.schema import UtcTime, buckets, cursors, hits, leases, operations, runs, version
 from stellerd.statements import Insert, Statement
 
 _OF_JOB = leases.c.job == given("of_job")
@@ -59,7 +59,6 @@ TELLERS = {
 REVISION = Statement(lambda insert: sa.select(version.c.version_num))
 MAKE_REVISION = Statement(lambda insert: insert(version).on_conflict_do_nothing(), columns=["version_num"])
 CLOCK = Statement(lambda insert: sa.select(_Clock().label("now")))
-TRY_LOCK = Statement(lambda insert: sa.select(sa.func.pg_try_advisory_xact_lock(given("of_lock"))))
 
 MAKE_LEASE = Statement(
     lambda insert: insert(leases).on_conflict_do_nothing(), columns=[column.name for column in leases.c]
@@ -131,6 +130,39 @@ SLOTS_AFTER = Statement(lambda insert: sa.select(runs.c.slot).where(_RUN_OF_JOB,
 LAST_FINISHED = Statement(
     lambda insert: sa.select(runs).where(_RUN_OF_JOB, runs.c.state != "running").order_by(runs.c.id.desc()).limit(1)
 )
+_AT_MOST: Any = given("at_most", type_=sa.Integer)
+NEWEST = Statement(lambda insert: sa.select(runs).order_by(runs.c.id.desc()).limit(_AT_MOST))
+NEWEST_OF = Statement(lambda insert: sa.select(runs).where(_RUN_OF_JOB).order_by(runs.c.id.desc()).limit(_AT_MOST))
+
+
+def _each_job(insert: Insert) -> Any:
+    """By one step into the index for each, however many runs they have."""
+    first = sa.select(sa.func.min(runs.c.job).label("job")).cte("jobs", recursive=True)
+    following = sa.select(sa.func.min(runs.c.job)).where(runs.c.job > first.c.job).scalar_subquery()
+    jobs = first.union_all(sa.select(following).where(first.c.job.is_not(None)))
+    return sa.select(jobs.c.job).where(jobs.c.job.is_not(None))
+
+
+JOBS = Statement(_each_job)
+
+
+def _old_runs(insert: Insert) -> Any:
+    """All but each job's newest slot, since its schedule goes on from there."""
+    later = sa.alias(runs)
+    has_later = sa.exists().where(later.c.job == runs.c.job, later.c.slot > runs.c.slot, later.c.slot <= given("now"))
+    old = sa.select(runs.c.id).where(runs.c.finished_at < given("before"), runs.c.slot.is_(None) | has_later)
+    return old.order_by(runs.c.finished_at).limit(_AT_MOST).with_for_update(skip_locked=True)
+
+
+OLD_RUNS = Statement(_old_runs)
+
+
+@cache
+def forget(table: sa.Table, of: str, count: int) -> Statement:
+    """Delete the rows whose column `of` is one of `count` values."""
+    wanted = [given(f"id_{at}", type_=sa.BigInteger) for at in range(count)]
+    return Statement(lambda insert: sa.delete(table).where(table.c[of].in_(wanted)))
+
 
 _ONE_CURSOR = (cursors.c.job == given("of_job")) & (cursors.c.key == given("of_key"))
 CURSOR = Statement(lambda insert: sa.select(cursors.c.value).where(_ONE_CURSOR))
@@ -176,5 +208,10 @@ HITS = Statement(lambda insert: sa.select(hits.c.id, hits.c.at).where(_HIT))
 SET_CLOCK = Statement(lambda insert: sa.update(buckets).where(_BUCKET), columns=["boot", "ahead", "not_before"])
 PULL_BACK_HITS = Statement(lambda insert: sa.update(hits).where(_HIT, hits.c.at > given("now")), columns=["at"])
 FORGET_HITS = Statement(lambda insert: sa.delete(hits).where(_HIT, hits.c.at < given("before")))
+OLD_HITS = Statement(
+    lambda insert: sa.select(hits.c.id).where(_HIT, hits.c.at < given("before")).order_by(hits.c.at).limit(_AT_MOST)
+)
+BUCKET_NAMES = Statement(lambda insert: sa.select(buckets.c.name).order_by(buckets.c.name))
+FORGET_OPERATIONS = Statement(lambda insert: sa.delete(operations).where(operations.c.at < given("before")))
 SPEND = Statement(lambda insert: insert(hits).returning(hits.c.id), columns=["bucket", "at"])
 MOVE_HIT = Statement(lambda insert: sa.update(hits).where(hits.c.id == given("of_hit")), columns=["at"])

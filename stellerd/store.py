@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from stellerd import hosts, queries
 from stellerd.claims import LEASE_S, Claim, Held, LeaseWatch, Taken, boottime
 from stellerd.errors import ConfigError, LeaseLost
-from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, runs, version
+from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, version
 from stellerd.session import Pool, Transaction
 from stellerd.statements import Statement, create_all, insert_of
 from stellerd.status import RunRecord
@@ -82,7 +82,7 @@ class Store:
         return self._time(None if has_none else connection.execute(queries.CLOCK).scalar_one(), asked)
 
     def _time(self, told: datetime | None, asked: float) -> datetime:
-        """`told`: what the server's clock said to who asked at that `boottime`; None: it has none, or a test's counts."""
+        """`told`: what the server's clock said to who asked at that `boottime`; None where another one counts."""
         now = self.clock() if self.clock else told or datetime.now(UTC)
         self._watch.note(now, asked)
         return now
@@ -136,7 +136,7 @@ class Store:
         proved = boottime() + self.lease_s
         with self.begin() as connection:
             now = self.now(connection)
-            lease = self._lock_lease(connection, job, now)
+            lease = self.lock_lease(connection, job, now)
             if held := self._held(lease, now):
                 return held
             epoch, me = lease.epoch + 1, hosts.this_process(self.host)
@@ -169,7 +169,8 @@ class Store:
         """Whether the holder was a process that can be looked up from here and is no more."""
         return bool(lease.pid) and hosts.is_gone(lease.machine, lease.pid, lease.pid_started, self.host)
 
-    def _lock_lease(self, connection: Transaction, job: str, now: datetime) -> Any:
+    def lock_lease(self, connection: Transaction, job: str, now: datetime) -> Any:
+        """The job's lease, made if there was none, and nobody else's to change until the transaction ends."""
         free = {"owner": "", "epoch": 0, "expires_at": now, "host": "", "machine": "", "pid": 0, "pid_started": 0.0,
                 "life": self.lease_s}  # fmt: skip
         connection.execute(queries.MAKE_LEASE, job=job, **free)
@@ -270,9 +271,13 @@ class Store:
 
     def history(self, job: str | None = None, limit: int = 20) -> list[RunRecord]:
         """The newest runs first."""
-        query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
         with self.reading() as connection:
-            return [_record(row) for row in connection.execute(query.where(_of(job)) if job else query)]
+            if job is None:
+                return [_record(row) for row in connection.execute(queries.NEWEST, at_most=limit)]
+            known = connection.execute(queries.JOBS).scalars()  # of a job that all hosts run, every host's
+            keys = [key for key in known if key == job or key.startswith(f"{job}@")]
+            rows = [row for key in keys for row in connection.execute(queries.NEWEST_OF, of_job=key, at_most=limit)]
+        return [_record(row) for row in sorted(rows, key=lambda row: row.id, reverse=True)[:limit]]
 
     def put_aside(self, run_id: int, entity: str, key: str, reason: str, payload: Any) -> None:
         """One quarantined item."""
@@ -317,11 +322,6 @@ class Cursor:
         with self._store.begin() as connection:
             connection.execute(queries.MAKE_CURSOR, job=self._job, key=key, value=value)
             return connection.execute(queries.CURSOR, of_job=self._job, of_key=key).scalar_one()
-
-
-def _of(job: str) -> Any:
-    """Its runs; of a job that all hosts run, those of every host."""
-    return (runs.c.job == job) | runs.c.job.startswith(f"{job}@", autoescape=True)
 
 
 def _of_another_version(place: str, found: str) -> str:

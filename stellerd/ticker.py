@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,10 @@ from stellerd.config import Config
 from stellerd.durations import format_size
 from stellerd.errors import ConfigError, JobFailed, Unreachable
 from stellerd.line import Line
-from stellerd.pruning import prune
+from stellerd.pruning import PAUSE_S, Pruner
 from stellerd.runner import HELD_POLL_S, Plan, Runner, retry_at
 from stellerd.settings import JobSettings
 from stellerd.status import RunRecord
-
-_PRUNE_EVERY_S = 3600.0
 
 
 class SlotJob(schedule.Job):
@@ -58,7 +55,7 @@ class Ticker:
         self.blocked: Unreachable | Held | None = None
         self.failures = self.runs = 0
         self._said: Any = None
-        self._pruned = 0.0
+        self._pruner = Pruner(self.runner.store)
 
     def serve(self) -> int:
         """The exit code."""
@@ -68,7 +65,7 @@ class Ticker:
         self._guarded(self._arm)
         while not self.line.stopping:
             self._announce()
-            message = self.line.next_command(self._seconds_to_next())
+            message = self._next_command()
             if message:
                 self._obey(message)
             elif not self.line.stopping and not self.paused:
@@ -156,6 +153,20 @@ class Ticker:
             return 1.0
         return min(left[0], HELD_POLL_S) if plan.held and left[0] > 0 else HELD_POLL_S if plan.held else left[0]
 
+    def _next_command(self) -> Message | None:
+        """What ends the wait for the next slot; in the meantime old records are forgotten, step by step."""
+        seconds = self._seconds_to_next()
+        while (
+            self.blocked is None
+            and (seconds is None or seconds > PAUSE_S)
+            and self._pruner.step(self.config.state.keep)
+        ):
+            message = self.line.next_command(PAUSE_S)
+            if message or self.line.stopping:
+                return message
+            seconds = self._seconds_to_next()
+        return self.line.next_command(seconds)
+
     def _announce(self) -> None:
         plan = self.slot_job.plan
         if plan is not None and not self.blocked and self._said != (fields := plan.to_json()):
@@ -175,9 +186,6 @@ class Ticker:
         elif isinstance(result, RunRecord):
             self.runs += 1
             self._said = None
-        if time.monotonic() - self._pruned > _PRUNE_EVERY_S:
-            prune(self.runner.store, self.config.state.keep)
-            self._pruned = time.monotonic()
 
     def _obey(self, message: Message) -> None:
         """One command of the parent; others than these it does not send."""

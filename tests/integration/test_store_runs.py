@@ -17,10 +17,10 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from pruned import prune
 
 from stellerd import claims, hosts
 from stellerd.errors import StellerdError, Unreachable
-from stellerd.pruning import prune
 from stellerd.schema import leases, quarantine, runs
 from stellerd.store import Claim, Cursor, Held, Store, Taken
 from stellerd.testing import Clock
