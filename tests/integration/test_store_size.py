@@ -125,6 +125,14 @@ def test_no_everyday_statement_reads_a_whole_table(url: str) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("statement", [queries.UNFINISHED, queries.LOSE_OLDER], ids=["unfinished", "lose_older"])
+def test_what_runs_now_is_found_without_the_jobs_history(url: str, statement: Statement) -> None:
+    store = filled(url, 20_000, 10)
+    with store.begin() as connection:
+        assert any("runs_unfinished" in step for step in plan_of(connection, statement))
+    store.close()
+
+
 def test_history_of_a_job_that_all_hosts_run_finds_each_of_them(url: str) -> None:
     store = Store(url)
     store.create()
