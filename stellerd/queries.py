@@ -17,6 +17,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from stellerd.schema import UNFINISHED as _IS_UNFINISHED
 from stellerd.schema import UtcTime, buckets, cursors, hits, leases, operations, runs, version
 from stellerd.statements import Insert, Statement
+from stellerd.status import LOST
 
 _OF_JOB = leases.c.job == given("of_job")
 _RUN = runs.c.id == given("of_run")
@@ -107,7 +108,7 @@ TIMES_LOST = Statement(
     lambda insert: (
         sa.select(sa.func.count())
         .select_from(runs)
-        .where(_RUN_OF_JOB, runs.c.slot == given("of_slot"), runs.c.state == "lost")
+        .where(_RUN_OF_JOB, runs.c.slot == given("of_slot"), sa.or_(*(runs.c.state == one for one in LOST)))
     )
 )
 LAST_SCHEDULED = Statement(

@@ -18,7 +18,7 @@ from stellerd.job import Deferred, Done, Job, Skipped
 from stellerd.keeper import Keeper
 from stellerd.limiter import Limiter
 from stellerd.secret import redact
-from stellerd.status import RunRecord, from_iso, iso
+from stellerd.status import LOST, RunRecord, from_iso, iso
 from stellerd.store import Cursor, Store
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -79,6 +79,7 @@ class Runner:
         every: float,
         key: str = "",
         misfire: str = "once",
+        retry_lost: int = 1,
         observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
         step_down: Callable[[], None] = lambda: None,
         end: Callable[[str], None] = lambda why: None,
@@ -91,7 +92,7 @@ class Runner:
         self.key = key or name
         """What the store knows the job by."""
         self.emit, self.observe, self.step_down, self.end = emit, observe, step_down, end
-        self.every, self.misfire = every, misfire
+        self.every, self.misfire, self.retry_lost = every, misfire, retry_lost
         self.alive, self.alive_every = alive, alive_every
         self.attended = attended
         self._unrecorded: Callable[[], RunRecord] | None = None
@@ -124,11 +125,11 @@ class Runner:
         return self.store.scheduled_around(self.key, now)
 
     def _after_loss(self, last: RunRecord | None, first: datetime, now: datetime) -> Plan | None:
-        """A slot lost with its host is tried once more, unless the next one has come already."""
-        if last is None or last.slot is None or last.state not in ("running", "lost"):
+        """A slot whose run was lost with its process is tried again, unless the next one has come already."""
+        if last is None or last.slot is None or last.state not in ("running", *LOST):
             return None
         if slots.slot_at(first, self.every, now) > last.slot or (
-            last.state == "lost" and not self.store.may_retry(self.key, last.slot)
+            last.state in LOST and not self.store.may_retry(self.key, last.slot, self.retry_lost)
         ):
             return None
         return self._not_before_buckets(Plan(now, last.slot, "retry", f"its run on {last.host} was lost"))
@@ -190,7 +191,7 @@ class Runner:
         Raises: Unreachable when the store is, before or after the run.
         """
         self._catch_up_on_records()
-        claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger)
+        claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger, self.retry_lost)
         if not isinstance(claim, Claim):
             return claim
         keeper = self.keeper(

@@ -16,7 +16,7 @@ from stellerd.errors import ConfigError, LeaseLost
 from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, version
 from stellerd.session import Pool, Transaction
 from stellerd.statements import Statement, create_all, insert_of
-from stellerd.status import RunRecord
+from stellerd.status import LOST, RunRecord
 
 _PATIENCE_S = 10.0
 _AT_ONCE_S = 0.01
@@ -131,8 +131,11 @@ class Store:
                 return found
             return "0001" if tellers else None
 
-    def claim(self, job: str, slot: datetime | None, trigger: str) -> Claim | Held | Taken:
-        """Take the job's lease and open a run, in one transaction; whoever loses the race changes nothing."""
+    def claim(self, job: str, slot: datetime | None, trigger: str, retry_lost: int = 1) -> Claim | Held | Taken:
+        """Take the job's lease and open a run, in one transaction; whoever loses the race changes nothing.
+
+        `retry_lost`: see `may_retry`.
+        """
         proved = boottime() + self.lease_s
         with self.begin() as connection:
             now = self.now(connection)
@@ -141,7 +144,7 @@ class Store:
                 return held
             epoch, me = lease.epoch + 1, hosts.this_process(self.host)
             connection.execute(queries.LOSE_OLDER, of_job=job, before_epoch=epoch, at=now)
-            attempt = 1 if slot is None else self._next_attempt(connection, job, slot, now)
+            attempt = 1 if slot is None else self._next_attempt(connection, job, slot, now, retry_lost)
             if not attempt:
                 return Taken()
             until = now + timedelta(seconds=self.lease_s)
@@ -176,20 +179,20 @@ class Store:
         connection.execute(queries.MAKE_LEASE, job=job, **free)
         return connection.execute(queries.LOCK_LEASE, of_job=job).one()
 
-    def _next_attempt(self, connection: Transaction, job: str, slot: datetime, now: datetime) -> int:
-        """1 for a new slot; the next number for one whose deferral is over or that was lost once; else 0."""
+    def _next_attempt(self, connection: Transaction, job: str, slot: datetime, now: datetime, retry_lost: int) -> int:
+        """1 for a new slot; the next number for one whose deferral is over or whose runs were lost; else 0."""
         last = connection.execute(queries.LAST_ATTEMPT, of_job=job, of_slot=slot).first()
         if last is None:
             return 1
         again = last.state == "deferred" and (last.not_before is None or last.not_before <= now)
-        if last.state == "lost":
-            again = connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() == 1
+        if last.state in LOST:
+            again = connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() <= retry_lost
         return last.attempt + 1 if again else 0
 
-    def may_retry(self, job: str, slot: datetime) -> bool:
-        """Whether a lost slot was lost once only: nobody tries it a third time."""
+    def may_retry(self, job: str, slot: datetime, retry_lost: int) -> bool:
+        """Whether the runs of a slot were not lost with their processes more often than it is to be tried again."""
         with self.reading() as connection:
-            return bool(connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() == 1)
+            return bool(connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() <= retry_lost)
 
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease; False when it is somebody else's by now: the run must end."""
