@@ -13,9 +13,7 @@ from stellerd.durable import DurableConnection
 from stellerd.errors import Unreachable
 from stellerd.statements import Compiled, Statement, dialect_of
 
-# said in full, since a database or a role may have another default: with a snapshot from before it waited for a lock, a
-# transaction would not see what the one it waited for has done
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_OF_THE_SERVER = 0.9  # of our patience: it ends a statement before we give up, and keeps no session that nobody reads
 
 
 class Result:
@@ -160,14 +158,13 @@ class Pool:
     def _open_postgres(self) -> Any:
         from stellerd.patient import PatientConnection
 
-        _, options = self.dialect.create_connect_args(self.url)
-        return PatientConnection.connect(**{**database.POSTGRES_OPTIONS, **options}, autocommit=True)
+        options = database.postgres_options(self.url, self.dialect)
+        connection = PatientConnection.connect(**options, autocommit=True)
+        database.verify(connection, self.name, self.url)
+        return connection
 
     def begin(self, connection: Any, writes: bool, patience_s: float) -> None:
-        """Begin a transaction; SQLite's writers queue up at once, or two could not upgrade.
-
-        PostgreSQL is told to give up too: a process that was stopped or cut off must not keep its row locks.
-        """
+        """Begin a transaction; SQLite's writers queue up at once, or two could not upgrade."""
         if self.is_sqlite:
             if writes:
                 database.begin_immediate(connection)
@@ -175,8 +172,7 @@ class Pool:
                 connection.execute("BEGIN")
             return
         connection.patience_s = patience_s
-        limits = ("statement_timeout", "idle_in_transaction_session_timeout") if writes else ()
-        connection.execute(_BEGIN + "".join(f"; SET LOCAL {limit} = {int(patience_s * 1000)}" for limit in limits))
+        database.begin_postgres(connection, patience_s * _OF_THE_SERVER, writes=writes)
 
     def take(self) -> Any:
         """A kept connection, or None."""

@@ -507,7 +507,6 @@ def test_a_held_job_is_asked_for_once_a_second() -> None:
 def test_a_run_whose_end_cannot_be_recorded_at_first_is_recorded_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stellerd.runner._RECORD_PAUSES_S", (0.01, 0.01, 0.01))
     harness = Harness(job(lambda ctx: Done({"n": 1})), folder=tmp_path)
     finish, failures = harness.store.finish, [errors.Unreachable("away")] * 2
 
@@ -521,7 +520,7 @@ def test_a_run_whose_end_cannot_be_recorded_at_first_is_recorded_later(
 
 
 def test_a_run_whose_end_can_never_be_recorded_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stellerd.runner._RECORD_PAUSES_S", (0.01,))
+    monkeypatch.setattr("stellerd.runner._RECORD_S", 0.01)
     harness = Harness(job(lambda ctx: None), folder=tmp_path)
 
     def away(*args: Any, **kwargs: Any) -> RunRecord:
