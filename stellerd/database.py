@@ -195,6 +195,8 @@ def transaction(engine: sa.Engine, name: str, *, reads_only: bool = False) -> It
         with engine.connect().execution_options(stellerd_reads_only=reads_only) as connection, connection.begin():
             yield connection
     except DBAPIError as error:
+        if is_refusal(error.orig):
+            raise ConfigError(refusal(name, engine.url, error.orig)) from error
         if error.connection_invalidated or is_of_server(error.orig):
             raise Unreachable(f"{name} ({shown(engine.url)}): {first_line(error.orig)}") from error
         raise
@@ -212,6 +214,16 @@ def is_of_server(error: BaseException | None) -> bool:
     """Whether a driver's error is the server's (away, read-only, no database), not a mistake of the statement's."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"DatabaseError", "InterfaceError"}) and not kinds & _OF_STATEMENT
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the user lacks a right, or the schema does (PostgreSQL, appendix A: 42501, 3F000)."""
+    return getattr(error, "sqlstate", None) in ("42501", "3F000")
+
+
+def refusal(name: str, url: URL, error: BaseException | None) -> str:
+    """What to say of it."""
+    return f"{name} ({shown(url)}): {first_line(error)}; `stellerd db check` prints the SQL for the database's owner"
 
 
 def first_line(error: BaseException | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stellerd import database
 from stellerd.durable import DurableConnection
-from stellerd.errors import Unreachable
+from stellerd.errors import ConfigError, Unreachable
 from stellerd.statements import Compiled, Statement, dialect_of
 
 _OF_THE_SERVER = 0.9  # of our patience: it ends a statement before we give up, and keeps no session that nobody reads
@@ -205,6 +205,8 @@ class Pool:
                 raise
             work.commit()
         except Exception as error:
+            if database.is_refusal(error):
+                raise ConfigError(database.refusal(self.name, self.url, error)) from error
             if database.is_of_server(error):
                 raise Unreachable(f"{self.name} ({self.shown}): {database.first_line(error)}") from error
             raise

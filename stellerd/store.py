@@ -34,7 +34,8 @@ class Store:
         self, url: str, clock: Callable[[], datetime] | None = None, *, lease_s: float = LEASE_S, host: str = ""
     ) -> None:
         self._pool = Pool(url, "state store")
-        self.clock, self.host = clock, host
+        self.clock, self.host, self.url = clock, host, self._pool.url
+        self.on_postgres = not self._pool.is_sqlite
         self.uptime = boottime if clock is None and self._pool.is_sqlite else None
         """Seconds that nobody can set, beside a clock that somebody can: this host's, where the store has none."""
         self.owner = str(uuid.uuid4())
@@ -111,7 +112,7 @@ class Store:
             self._create()
             found = self.revision()
         if found != REVISION:
-            raise ConfigError(_of_another_version(self._pool.shown, str(found)))
+            raise ConfigError(of_another_version(self._pool.shown, str(found)))
 
     def _create(self) -> None:
         with self.begin(_LONG_S) as connection:
@@ -327,7 +328,8 @@ class Cursor:
             return connection.execute(queries.CURSOR, of_job=self._job, of_key=key).scalar_one()
 
 
-def _of_another_version(place: str, found: str) -> str:
+def of_another_version(place: str, found: str) -> str:
+    """What to do about tables of version `found`."""
     if found > REVISION:
         return (
             f"state store {place} was upgraded by a newer stellerd ({found}, this one knows {REVISION}): install that"

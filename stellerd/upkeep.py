@@ -54,8 +54,6 @@ def _store_problems(config: Config) -> tuple[list[tuple[str, str]], int, str]:
     """(problems, exit code, why it could not be looked at)."""
     url = config.state_url()
     try:
-        migrate.init(url)
-        found = [(difference, "") for difference in migrate.differences(url)]
-        return found + migrate.missing_grants(url), 0, ""
+        return migrate.problems(url), 0, ""
     except StellerdError as error:
         return [], error.exit_code, str(error)
