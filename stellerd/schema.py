@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,6 +64,20 @@ class AnyText(TypeDecorator[str]):
         return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+class AnyJson(TypeDecorator[Any]):
+    """A value from anywhere, for people to look at: what JSON or a database has no word for (NaN, a Decimal, an object)
+    is kept as its text, so that no run fails of it."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        try:
+            return json.loads(json.dumps(value, default=str), parse_constant=str)
+        except (TypeError, ValueError, RecursionError) as error:
+            return f"not kept, since it is no JSON: {type(error).__name__}: {error}"
+
+
 UNFINISHED = text("state = 'running'")
 """Of all runs; literal, so that a planner can tell that the index on them serves."""
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself for INTEGER only
@@ -82,7 +97,7 @@ runs = Table(
     Column("trigger", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", AnyText, nullable=False),
-    Column("counters", JSON, nullable=False),
+    Column("counters", AnyJson, nullable=False),
     Column("code", Integer),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
@@ -151,7 +166,7 @@ quarantine = Table(
     Column("entity", AnyText, nullable=False),
     Column("key", AnyText, nullable=False),
     Column("reason", AnyText, nullable=False),
-    Column("payload", JSON),
+    Column("payload", AnyJson),
     Column("at", UtcTime, nullable=False),
     Index("quarantine_by_run", "run"),
 )

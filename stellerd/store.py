@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -301,7 +302,10 @@ class Store:
 
 
 class Cursor:
-    """What one job remembers between runs; values are JSON."""
+    """What one job remembers between runs; values are JSON, the same on every database.
+
+    Raises: ValueError or TypeError for a key or a value that cannot come back as it was.
+    """
 
     def __init__(self, store: Store, job: str) -> None:
         self._store, self._job = store, job
@@ -309,16 +313,18 @@ class Cursor:
     def get(self, key: str, default: Any = None) -> Any:
         """The value last set, or `default`."""
         with self._store.reading() as connection:
-            row = connection.execute(queries.CURSOR, of_job=self._job, of_key=key).first()
+            row = connection.execute(queries.CURSOR, of_job=self._job, of_key=_key(key)).first()
         return default if row is None else row.value
 
     def set(self, key: str, value: Any) -> None:
         """Remember a JSON value."""
+        _check(key, value)
         with self._store.fenced() as connection:
             connection.execute(queries.SET_CURSOR, job=self._job, key=key, value=value)
 
     def setdefault(self, key: str, value: Any) -> Any:
         """The value there is; `value`, now remembered, when there was none. Two processes get the same one."""
+        _check(key, value)
         with self._store.reading() as connection:
             row = connection.execute(queries.CURSOR, of_job=self._job, of_key=key).first()
         if row is not None:
@@ -326,6 +332,26 @@ class Cursor:
         with self._store.begin() as connection:
             connection.execute(queries.MAKE_CURSOR, job=self._job, key=key, value=value)
             return connection.execute(queries.CURSOR, of_job=self._job, of_key=key).scalar_one()
+
+
+def _check(key: str, value: Any) -> None:
+    _key(key)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"cursor {key!r}: SQLite would round a number of more than 64 bits; remember it as text")
+    try:
+        json.dumps(value, allow_nan=False)
+    except RecursionError:
+        raise ValueError(f"cursor {key!r}: the value is nested too deeply") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"cursor {key!r}: only JSON can be remembered: {error}") from None
+
+
+def _key(key: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a cursor's key must be text, not {type(key).__name__}")
+    if "\0" in key or (not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key)):
+        raise ValueError(f"cursor {key!r}: a key must have no NUL and no half of a surrogate pair")
+    return key
 
 
 def of_another_version(place: str, found: str) -> str:

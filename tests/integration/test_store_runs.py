@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -616,6 +617,76 @@ def test_a_database_file_of_ours_is_for_us_alone(tmp_path: Path) -> None:
 def test_a_cursor_gives_back_what_it_was_given(state: Store, value: Any) -> None:
     Cursor(state, "a").set("key", value)
     assert Cursor(state, "a").get("key", "nothing") == value
+
+
+NO_JSON = {"nan": float("nan"), "infinity": [1, {"a": float("-inf")}], "decimal": Decimal(1), "object": object(),
+           "tuple key": {(1, 2): 3}}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_JSON.values(), ids=NO_JSON.keys())
+def test_a_cursor_refuses_what_would_not_come_back(state: Store, value: Any) -> None:
+    for act in (Cursor(state, "a").set, Cursor(state, "a").setdefault):
+        with pytest.raises((ValueError, TypeError), match="cursor 'key': only JSON can be remembered: "):
+            act("key", value)
+    assert Cursor(state, "a").get("key", "nothing") == "nothing"
+
+
+@pytest.mark.parametrize("key", ["nul\0", "half \udcff", 5, None])
+def test_a_cursor_refuses_a_key_that_a_database_cannot_hold(state: Store, key: Any) -> None:
+    cursor = Cursor(state, "a")
+    for act in (cursor.get, lambda key: cursor.set(key, 1), lambda key: cursor.setdefault(key, 1)):
+        with pytest.raises((ValueError, TypeError), match="cursor"):
+            act(key)
+
+
+@pytest.mark.parametrize(
+    "value", ["nul \0", "half \udcff", 2**63 - 1, [10**400], -0.0, 1e308, ["\0"], {"\0": {"ü": None}}], ids=ascii
+)
+def test_a_cursor_keeps_all_other_json(state: Store, value: Any) -> None:
+    Cursor(state, "a").set("schlüssel 日本", value)
+    assert Cursor(state, "a").get("schlüssel 日本") == value
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_cursor_refuses_what_is_nested_too_deeply(state: Store) -> None:
+    with pytest.raises(ValueError, match="cursor 'key': the value is nested too deeply"):
+        Cursor(state, "a").set("key", nested(100_000))
+
+
+def test_a_cursor_refuses_a_number_that_sqlite_would_round(state: Store) -> None:
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        Cursor(state, "a").set("key", 2**63)
+
+
+ANY_PAYLOAD = {
+    "nan": ({"price": float("nan"), "a": [float("inf"), float("-inf")]},
+            {"price": "NaN", "a": ["Infinity", "-Infinity"]}),
+    "decimal": ({"price": Decimal("1.10")}, {"price": "1.10"}), "time": ([SLOT], [str(SLOT)]),
+    "bytes": (b"\0\xff", "b'\\x00\\xff'"), "nul": ({"\0": "\0"}, {"\0": "\0"}), "half": ("\ud800", "\ud800"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("payload", "kept"), ANY_PAYLOAD.values(), ids=ANY_PAYLOAD.keys())
+def test_any_payload_can_be_put_aside(state: Store, payload: Any, kept: Any) -> None:
+    claim = claimed(state)
+    state.put_aside(claim.run_id, "e", "k", "r", payload)
+    assert [item["payload"] for item in state.quarantined(claim.run_id)] == [kept]
+    record = state.finish(claim, "ok", reason="", counters={"n": payload})
+    assert record.counters == {"n": kept}
+
+
+@pytest.mark.parametrize("payload", [nested(100_000), {(1, 2): 3}, [10**5000]], ids=["deep", "tuple key", "digits"])
+def test_a_payload_that_cannot_be_kept_is_put_aside_with_the_reason(state: Store, payload: Any) -> None:
+    claim = claimed(state)
+    state.put_aside(claim.run_id, "e", "k", "r", payload)
+    [item] = state.quarantined(claim.run_id)
+    assert item["payload"].startswith("not kept, since it is no JSON: ")
 
 
 def test_a_cursor_has_a_default_and_only_its_own_job(state: Store) -> None:
