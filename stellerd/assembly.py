@@ -66,7 +66,8 @@ def runner(
         services = replace(services, now=store.clock)
     return Runner(
         name, job(), settings, store, limiter, services, emit,
-        every=entry.every or duration(job.every), misfire=entry.misfire, observe=observe, step_down=step_down,
+        every=entry.every or duration(job.every), misfire=entry.misfire, retry_lost=entry.retry_lost,
+        observe=observe, step_down=step_down,
         end=end, key=key, alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4, attended=attended,
     )  # fmt: skip
 

@@ -175,16 +175,21 @@ def _only_observe(assignment: Assignment, loaded: Loaded, line: Line) -> int:
 
 
 def ticker_of(assignment: Assignment, loaded: Loaded, store: Store, line: Line) -> Ticker:
-    """The job's schedule, once what processes before this one left open is closed.
+    """The job's schedule; its first act is to close what processes before this one left open.
 
-    Raises: Unreachable, ConfigError.
+    Raises: ConfigError.
     """
     config, job = assignment.config, loaded.job
     key = assembly.key_of(config, assignment.job, job)
-    _recover(assignment, store, key)
-    ticker = Ticker(config, _builder(assignment, loaded, store, line), line, assignment.paused)
+
+    def prepare() -> None:
+        _recover(assignment, store, key)
+        if line.ready is not None:
+            line.ready["last_run"] = _last_run(store, key)
+
+    ticker = Ticker(config, _builder(assignment, loaded, store, line), line, assignment.paused, prepare)
     every = ticker.runner.every if job.kind == "periodic" else None
-    line.ready = {"job_kind": job.kind, "every": every, "last_run": _last_run(store, key)}
+    line.ready = {"job_kind": job.kind, "every": every, "last_run": None}
     if loaded.observes:
         line.ready["observes"] = True
     return ticker

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import select
+import itertools
+import random
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -10,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from stellerd import slots
+from stellerd import backoff, slots
 from stellerd.claims import Claim, Held, Taken
 from stellerd.context import Context, Services
 from stellerd.errors import RateLimited, StellerdError, Unreachable
@@ -18,7 +20,7 @@ from stellerd.job import Deferred, Done, Job, Skipped
 from stellerd.keeper import Keeper
 from stellerd.limiter import Limiter
 from stellerd.redaction import redact
-from stellerd.status import RunRecord, from_iso, iso
+from stellerd.status import LOST, RunRecord, from_iso, iso
 from stellerd.store import Cursor, Store
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -28,7 +30,7 @@ time and a little, a dead host's run is taken over that soon after its lease."""
 _REASON_CHARS = 2000
 PLUGIN_ERROR = 70
 _LEAST_DEFERRAL = timedelta(seconds=1)  # a plugin that defers into the past shall not spin
-_RECORD_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+_RECORD_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Runner:
         every: float,
         key: str = "",
         misfire: str = "once",
+        retry_lost: int = 1,
         observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
         step_down: Callable[[], None] = lambda: None,
         end: Callable[[str], None] = lambda why: None,
@@ -91,7 +94,7 @@ class Runner:
         self.key = key or name
         """What the store knows the job by."""
         self.emit, self.observe, self.step_down, self.end = emit, observe, step_down, end
-        self.every, self.misfire = every, misfire
+        self.every, self.misfire, self.retry_lost = every, misfire, retry_lost
         self.alive, self.alive_every = alive, alive_every
         self.attended = attended
         self._unrecorded: Callable[[], RunRecord] | None = None
@@ -124,11 +127,11 @@ class Runner:
         return self.store.scheduled_around(self.key, now)
 
     def _after_loss(self, last: RunRecord | None, first: datetime, now: datetime) -> Plan | None:
-        """A slot lost with its host is tried once more, unless the next one has come already."""
-        if last is None or last.slot is None or last.state not in ("running", "lost"):
+        """A slot whose run was lost with its process is tried again, unless the next one has come already."""
+        if last is None or last.slot is None or last.state not in ("running", *LOST):
             return None
         if slots.slot_at(first, self.every, now) > last.slot or (
-            last.state == "lost" and not self.store.may_retry(self.key, last.slot)
+            last.state in LOST and not self.store.may_retry(self.key, last.slot, self.retry_lost)
         ):
             return None
         return self._not_before_buckets(Plan(now, last.slot, "retry", f"its run on {last.host} was lost"))
@@ -190,7 +193,7 @@ class Runner:
         Raises: Unreachable when the store is, before or after the run.
         """
         self._catch_up_on_records()
-        claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger)
+        claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger, self.retry_lost)
         if not isinstance(claim, Claim):
             return claim
         keeper = self.keeper(
@@ -238,14 +241,18 @@ class Runner:
             self.store.finish, claim, ending.state, reason=redact(ending.reason)[:_REASON_CHARS],
             counters=context.counters, code=ending.code, not_before=ending.not_before,
         )  # fmt: skip
-        for pause in _RECORD_PAUSES_S:
+        deadline = time.monotonic() + _RECORD_S
+        for failures in itertools.count(1):
             try:
                 record = finish()
                 self._unrecorded = None
                 return record
             except Unreachable as error:
-                context.log.warning("the run's end is not recorded yet", state=ending.state, reason=str(error))
-                select.select([], [], [], pause)
+                if failures == 1:
+                    context.log.warning("the run's end is not recorded yet", state=ending.state, reason=str(error))
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(retry_s(error, failures))
         raise Unreachable(f"run {claim.run_id} ended as {ending.state}, which could not be recorded")
 
     def _catch_up_on_records(self) -> None:
@@ -297,8 +304,6 @@ def _ending_of(outcome: Any, context: Context) -> Ending:
     raise TypeError(f"run() returned {type(outcome).__name__}; it may return Done, Skipped, Deferred or None")
 
 
-def retry_at(error: Unreachable | Held, now: datetime, failures: int) -> datetime:
-    """When to try again after the store was away (1, 2, 4 … 30 s) or while somebody holds the job (HELD_POLL_S)."""
-    if isinstance(error, Held):
-        return min(max(error.until, now + timedelta(seconds=0.5)), now + timedelta(seconds=HELD_POLL_S))
-    return now + timedelta(seconds=min(30.0, 2.0 ** min(failures, 5)))
+def retry_s(error: Unreachable | Held, failures: int) -> float:
+    """Seconds until the next try after the store was away, `failures` times in a row, or somebody had the job."""
+    return HELD_POLL_S if isinstance(error, Held) else backoff.until_store(failures, random.random())

@@ -231,6 +231,13 @@ class JobSettings(Settings):
     misfire: Literal["once", "skip"] = Field(
         "once", description="A slot missed while nothing ran: one catch-up run, or wait for the next slot."
     )
+    retry_lost: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="How often a slot is tried again whose run was lost with its process, be that killed, crashed or "
+        "on a host that is gone; not once the next slot has come. 0: never.",
+    )
     restart: Literal["always", "on-failure", "never"] = Field(
         "always", description="Whether a process that ended by itself comes back; on-failure: not after exit code 0."
     )

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 RUN_STATES = ("running", "ok", "partial", "failed", "skipped", "deferred", "timeout", "crashed", "lost")
+LOST = ("crashed", "lost")
+"""What became of a run whose process died, here or on another host."""
 EXIT_OF_STATE = {
     "ok": 0,
     "skipped": 0,

@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
-from stellerd import log, migrate, reading, views
+from stellerd import log, migrate, views
 from stellerd.config import Config
 from stellerd.errors import StellerdError
 from stellerd.once import Once
+
+_NOT_MADE = "not made yet; the daemon makes it where it may, or: stellerd db init"
 
 
 def init(config: Config) -> int:
@@ -54,11 +56,7 @@ def _store_problems(config: Config) -> tuple[list[tuple[str, str]], int, str]:
     """(problems, exit code, why it could not be looked at)."""
     url = config.state_url()
     try:
-        with reading.store(url) as (_, is_there):
-            pass
-        if not is_there:
-            return [], 0, "not made yet; the daemon makes it where it may, or: stellerd db init"
-        found = [(difference, "") for difference in migrate.differences(url)]
-        return found + migrate.missing_grants(url), 0, ""
+        found = migrate.problems(url)
+        return found or [], 0, _NOT_MADE if found is None else ""
     except StellerdError as error:
         return [], error.exit_code, str(error)

@@ -26,7 +26,7 @@ def outdate(folder: Path) -> None:
             "DROP TABLE stellerd_version; CREATE TABLE stellerd_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);"
             "DROP TABLE operations; ALTER TABLE buckets DROP COLUMN override_rates;"
             "ALTER TABLE buckets DROP COLUMN override_until; ALTER TABLE buckets DROP COLUMN boot;"
-            "ALTER TABLE buckets DROP COLUMN ahead;"
+            "ALTER TABLE buckets DROP COLUMN ahead; DROP INDEX runs_unfinished; ALTER TABLE leases DROP COLUMN life;"
         )
     store.close()
 

@@ -21,7 +21,7 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "3 parent": "control daemon fleet guardian holds logpump loop managed once_run operator preload process reload "
     "run_requests supervisor watch",
     "3 child": "assembly buckets child clockstep context database durable http intime keeper limiter line "
-    "migrate migrations patient pruning queries reading rehearsal runner schema session statements store "
+    "migrate migrations patient pruning queries reading rehearsal rights runner schema session statements store "
     "surroundings ticker warmup",
     "3 outside": "client",
     "2": "registry",
@@ -34,8 +34,8 @@ ACROSS = {("process", "child")}  # the one door between the sides: the forked ch
 HOLDERS = {  # import name: the modules of the core that may have it
     "multiprocess": "process",
     "requests": "http intime warmup",
-    "sqlalchemy": "assembly buckets database migrate migrations pruning queries reading schema session statements "
-    "store warmup",
+    "sqlalchemy": "assembly buckets database migrate migrations pruning queries reading rights schema session "
+    "statements store warmup",
     "urllib3": "http intime",
     "msgspec": "",
     "pika": "",
