@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,10 @@ def test_a_changed_file_is_set_up_again(clone: Clone) -> None:
     os.utime(clone.folder / "constraints.txt")
     assert "is ready" in clone.setup()
     assert clone.setup() == ""
+
+
+def test_two_at_once(clone: Clone) -> None:
+    """`make demo` in one terminal, `make status` in the other."""
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda _: clone.setup(), range(2)))
+    assert sorted("is ready" in each for each in said) == [False, True]
