@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo status test soak lint docs bench lock clean
+.PHONY: help setup demo status test soak matrix lint docs bench lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ test: setup ## Run all tests, against a real PostgreSQL and RabbitMQ
 
 soak: setup ## Run the long forms of the fault tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+matrix: setup ## Try it on fresh Debians, as root and as a user (needs root and debootstrap; ARGS='--help')
+	@$(BIN)/python scripts/matrix $(ARGS)
 
 lint: setup ## Check style, types and layers
 	@$(BIN)/ruff check .

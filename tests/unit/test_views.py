@@ -187,6 +187,13 @@ def test_wide_shows_all(name: str, terminal: Callable[[int, Callable[[], None]],
 
 
 @pytest.mark.parametrize("name", WIDE_VIEWS)
+def test_a_terminal_that_does_not_know_its_width_gets_all(
+    name: str, terminal: Callable[[int, Callable[[], None]], list[str]]
+) -> None:
+    assert any("products 8,026" in line for line in terminal(0, lambda: WIDE_VIEWS[name](False)))
+
+
+@pytest.mark.parametrize("name", WIDE_VIEWS)
 def test_who_reads_no_terminal_gets_all(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
