@@ -13,7 +13,7 @@ import click
 
 from stellerd.errors import StellerdError, UsageError
 from stellerd.limits import limits
-from stellerd.options import JSON, complain
+from stellerd.options import JSON, WIDE, complain
 from stellerd.options import load as _load
 
 if TYPE_CHECKING:
@@ -104,22 +104,24 @@ def run_once(
 
 
 @cli.command()
+@WIDE
 @JSON
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> int:
+def status(context: click.Context, wide: bool, as_json: bool) -> int:
     """Show what the daemon and its jobs are doing."""
     from stellerd import views
 
-    views.status(_ask(context, "status"), as_json)
+    views.status(_ask(context, "status"), as_json, wide)
     return 0
 
 
 @cli.command()
 @click.argument("job", required=False)
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 10000), help="How many runs.")
+@WIDE
 @JSON
 @click.pass_context
-def history(context: click.Context, job: str | None, limit: int, as_json: bool) -> int:
+def history(context: click.Context, job: str | None, limit: int, wide: bool, as_json: bool) -> int:
     """Show the newest runs, of JOB or of all, from the state store; without JOB also what people did to limits."""
     from stellerd import reading, views
     from stellerd.buckets import operations_of
@@ -133,7 +135,7 @@ def history(context: click.Context, job: str | None, limit: int, as_json: bool) 
         operations = [] if job else operations_of(store, limit, since)
     if not is_there:
         click.echo("stellerd: there is no state store yet: nothing was run", err=True)
-    views.history([run.to_json() for run in runs], operations, as_json)
+    views.history([run.to_json() for run in runs], operations, as_json, wide)
     return 0
 
 
@@ -263,13 +265,14 @@ _job_command("resume", "Go on with JOB's schedule.")
 
 
 @cli.command("next")
+@WIDE
 @JSON
 @click.pass_context
-def next_runs(context: click.Context, as_json: bool) -> int:
+def next_runs(context: click.Context, wide: bool, as_json: bool) -> int:
     """Show when each job really runs next, limits included."""
     from stellerd import views
 
-    views.next_runs(_ask(context, "status")["jobs"], as_json)
+    views.next_runs(_ask(context, "status")["jobs"], as_json, wide)
     return 0
 
 

@@ -6,6 +6,7 @@ import email.utils
 import ipaddress
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import requests
 import urllib3
 
 from stellerd import unpack
-from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable
+from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, Unreachable, certificate
 from stellerd.intime import InTime, leave
 from stellerd.limiter import Limiter, Slot
 from stellerd.redaction import redact, shortened
@@ -328,5 +329,7 @@ def _plain(error: BaseException) -> str:
     root = error
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__  # type: ignore[assignment]
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {certificate(root)}"
     text = getattr(root, "strerror", None) or str(root) or type(root).__name__
     return re.sub(r"<[^>]*object at [^>]*>[:,]?\s*", "", text)

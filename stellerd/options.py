@@ -9,6 +9,7 @@ import click
 if TYPE_CHECKING:
     from stellerd.config import Config
 
+WIDE = click.option("--wide", is_flag=True, help="Show every column in full, however narrow the terminal is.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of a table.")
 
 

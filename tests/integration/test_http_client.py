@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import pytest
 import structlog
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -974,20 +975,33 @@ def connections() -> int:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {cert} -days 2 -subj /CN=localhost".split()
-    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    return new_certificate(tmp_path_factory.mktemp("tls"), "cert")
+
+
+def new_certificate(folder: Path, name: str, by: str = "") -> tuple[Path, Path]:
+    """Key and certificate for 127.0.0.1."""
+    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {cert} -days 2 -subj /CN=localhost {by}"
+    subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
     return key, cert
 
 
 @pytest.fixture
 def tls_server(certificate: tuple[Path, Path]) -> Iterator[Server]:
+    with serving(*certificate) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def serving(key: Path, cert: Path) -> Iterator[Server]:
+    """A server that shows this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate[1], certificate[0])
+    context.load_cert_chain(cert, key)
     made = Server(context)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def test_a_certificate_that_nobody_signed_is_refused(tls_server: Server, client: Client) -> None:
@@ -1010,6 +1024,25 @@ def test_a_certificate_of_another_name_is_refused(
     monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificate[1]))
     with pytest.raises(Unreachable, match="certificate verify failed: Hostname mismatch"):
         client().get(tls_server.url.replace("127.0.0.1", "localhost"))
+
+
+def test_an_authority_that_only_an_older_python_accepts(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python 3.13 on urllib3 is strict by default; here it is on every version."""
+    made = urllib3.connection.create_urllib3_context
+
+    def strict(**options: Any) -> ssl.SSLContext:
+        context = made(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(urllib3.connection, "create_urllib3_context", strict)
+    key, authority = new_certificate(tmp_path, "ca")
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(authority))
+    with serving(*new_certificate(tmp_path, "cert", by=f"-CA {authority} -CAkey {key}")) as server:
+        with pytest.raises(Unreachable, match=r"does not include key usage extension.*renew the CA's certificate"):
+            client().get(server.url)
 
 
 @pytest.mark.parametrize("answer", [drip(True), drip(False), stall], ids=["body drips", "headers drip", "stalls"])

@@ -17,7 +17,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 LAYERS = {  # top to bottom; a module may import its own row and the rows of smaller numbers
-    "4": "acting attended cli limits once options spooling testing upkeep views",
+    "4": "acting attended cli limits once options spooling tables testing upkeep views",
     "3 parent": "control daemon fleet guardian holds logpump loop managed once_run operator preload process reload "
     "run_requests supervisor watch",
     "3 child": "assembly buckets child clockstep context database durable http intime keeper limiter line "
