@@ -69,7 +69,7 @@ class RunRequests:
 
     def end_those_not_in(self, jobs: Container[str], reason: str) -> None:
         """End the runs of all other jobs."""
-        for visit in self.visits:
+        for visit in list(self.visits):
             if visit.entry.name not in jobs:
                 visit.end(reason)
 
