@@ -153,8 +153,7 @@ def open_to_read(path: str, options: Mapping[str, Any]) -> sqlite3.Connection:
     """A connection to an SQLite file that is there already; it changes nothing in it.
 
     Not SQLite's own mode=ro for whoever may write: such a connection leaves the log's files behind, made anew, where it
-    was the only one. Whoever may not takes a file without a log as one that nobody changes, or would leave files of
-    another user.
+    was the only one. Whoever may not takes a file without a log for one that nobody changes, or would leave files too.
     """
     if not options.get("uri"):
         mode = "mode=rw"
