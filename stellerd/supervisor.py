@@ -21,6 +21,7 @@ from stellerd.loop import Loop, say
 from stellerd.managed import Managed
 from stellerd.operator import Operator
 from stellerd.reload import Change, Effect, changes
+from stellerd.settings import frozen
 from stellerd.signals import SignalPipe
 from stellerd.states import Event, State
 
@@ -199,7 +200,7 @@ class Supervisor:
             if self._announced:
                 self.manager.tell("READY=1")
         found = changes(self.config, new)
-        self.config = self.fleet.config = new
+        self.config = self.fleet.config = frozen(new, self.config)
         log.set_level(new.supervisor.log_level)
         self.log.info("reloaded", changes=[change.to_json() for change in found])
         self._apply(found)

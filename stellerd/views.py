@@ -144,7 +144,8 @@ def next_runs(jobs: list[dict[str, Any]], as_json: bool) -> None:
     table = _table("JOB", "NEXT RUN", "SLOT", "WHY")
     for row in rows:
         why = "paused" if row["paused"] else row["why"] or row["trigger"]
-        table.add_row(row["job"], _moment(row["at"]), f"{from_iso(row['slot']):%H:%M:%S}Z", _safe(why))
+        slot = f"{from_iso(row['slot']):%H:%M:%S}Z" if row["slot"] else "-"
+        table.add_row(row["job"], _moment(row["at"]), slot, _safe(why))
     _print(table)
 
 

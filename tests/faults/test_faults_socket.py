@@ -68,3 +68,11 @@ def test_a_client_is_dropped_for_silence_and_not_for_its_age(tmp_path: Path) -> 
         assert client.recv(100) == b""
     control.close()
     loop.close()
+
+
+def test_a_daemon_that_ends_leaves_the_socket_of_another_alone(tmp_path: Path) -> None:
+    with FaultDaemon(tmp_path, {"it": WAITS}, "[jobs.it]\n") as first:
+        first.socket.unlink()
+        with FaultDaemon(tmp_path, {"it": WAITS}, "[jobs.it]\n") as second:
+            assert first.end() == 0
+            assert second.status()["pid"] == second.pid

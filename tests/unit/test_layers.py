@@ -20,8 +20,8 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "4": "attended cli limits once options spooling testing upkeep views",
     "3 parent": "control daemon fleet guardian holds logpump loop managed operator preload process reload supervisor "
     "watch",
-    "3 child": "assembly buckets child clockstep context database durable http intime keeper limiter line "
-    "migrate migrations patient pruning queries rehearsal runner schema session statements store "
+    "3 child": "assembly buckets child clockstep context database durable endings http intime keeper limiter "
+    "line migrate migrations patient pruning queries rehearsal runner schema session statements store "
     "surroundings ticker warmup",
     "3 outside": "client",
     "2": "registry",
