@@ -36,8 +36,20 @@ def cli(context: click.Context, file: str | None) -> None:
 cli.add_command(limits)
 
 
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed them: the next file to be opened would be taken for the error output."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "r" if fd == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def main() -> None:
     """Entry point: errors become one message and an exit code, never a traceback."""
+    _open_standard_streams()
     try:
         code = cli.main(standalone_mode=False)
     except StellerdError as error:

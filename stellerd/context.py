@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -158,9 +159,12 @@ class Context:
         self._services.progress(done, total, unit)
 
     def count(self, **amounts: int) -> None:
-        """Add to the run's counters, which every record, `status` and `history` show."""
+        """Add to the run's counters, which every record, `status` and `history` show.
+
+        Raises: TypeError when an amount is no whole number.
+        """
         for name, amount in amounts.items():
-            self.counters[name] = self.counters.get(name, 0) + amount
+            self.counters[name] = self.counters.get(name, 0) + operator.index(amount)
 
     def quarantine(self, entity: str, key: str, reason: str, payload: Any = None) -> None:
         """Put one bad item aside with its reason; the run goes on. `payload`: JSON-able, for a person to look at."""

@@ -61,6 +61,7 @@ class Control:
         self.loop, self.path, self.commands = loop, path, commands
         self.clients: set[Client] = set()
         self._socket = _listen(path)
+        self._mine = _identity(path)
         self._deaf: Timer | None = None
         loop.add(self._socket.fileno(), lambda events: self._accept())
 
@@ -121,8 +122,9 @@ class Control:
         if self._deaf:
             self._deaf.cancel()
         self.loop.remove(self._socket.fileno())
-        self._socket.close()
-        self.path.unlink(missing_ok=True)
+        if _identity(self.path) == self._mine:  # else somebody removed it, and another daemon listens there
+            self.path.unlink(missing_ok=True)
+        self._socket.close()  # only now may its inode be another's
 
 
 class Client:
@@ -224,6 +226,15 @@ class Client:
             self.socket.close()
             if self.talk:
                 self.talk.lost()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever its name is."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _listen(path: Path) -> socket.socket:

@@ -33,7 +33,9 @@ class Fleet:
     """All jobs by name. `changed()` is called whenever a job's state has changed."""
 
     def __init__(self, config: Config, loop: Loop, sink: Sink, style: str, changed: Callable[[], None]) -> None:
-        self.config, self.loop, self.sink, self.style, self.changed = config, loop, sink, style, changed
+        self.config = config
+        """What every process is forked with; reloads leave in it what needs a restart of the daemon."""
+        self.loop, self.sink, self.style, self.changed = loop, sink, style, changed
         self.log = log.get()
         self.holds = Holds(config.path(config.supervisor.holds))
         self.heartbeats = Heartbeats()
@@ -180,6 +182,7 @@ class Fleet:
 
     def _spawn(self, job: Managed) -> None:
         job.heartbeat = self.heartbeats.slot()
+        job.stop_signal, job.heartbeat_timeout = job.settings.stop_signal, job.settings.heartbeat_timeout
         assignment = Assignment(
             job=job.name, config=self.config, parent_pid=os.getpid(), heartbeat=job.heartbeat, paused=job.paused,
             style=self.style, last_death=job.last_death,
@@ -208,7 +211,7 @@ class Fleet:
     def _terminate(self, job: Managed) -> None:
         if job.process:
             process = job.process
-            process.terminate(signal.Signals[f"SIG{job.settings.stop_signal}"])
+            process.terminate(signal.Signals[f"SIG{job.stop_signal}"])
             self.after(job, job.settings.stop_grace, lambda: self._grace_is_over(job, process))
 
     def _grace_is_over(self, job: Managed, process: Process) -> None:
@@ -284,6 +287,8 @@ class Fleet:
             job.ready_at = self.loop.clock()
             self.after(job, job.settings.settle, job.forgive)
             self.log.info("ready", job=job.name, pid=job.pid)
+            if job.trigger_wanted and job.process:  # the process before did not get to it
+                job.process.tell("trigger")
             self.dispatch(job, Event.READY)
         elif kind == "run_started":
             self.watch.run_started(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
@@ -18,8 +19,18 @@ from stellerd.signals import SignalPipe
 from stellerd.walltimer import WallTimer
 
 _PROGRESS_EVERY_S = 0.2
+_LONGEST_S = 86400.0  # poll(2) counts milliseconds in an int
 _LONG_S, _TRIM_EVERY_S, _WORTH_BYTES = 5.0, 60.0, 2 * 1024 * 1024
 """Before a wait of at least so long memory goes back to the kernel, no more often than that, when it grew by that."""
+
+
+def readable(descriptors: list[int], seconds: float | None = None) -> list[int]:
+    """Wait until some of them are: those. None of them when `seconds` or a day are over. select(2) ends at descriptor
+    1,023."""
+    poll = select.poll()
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(None if seconds is None else min(seconds, _LONGEST_S) * 1000)]
 
 
 class Line:
@@ -39,6 +50,10 @@ class Line:
         self._trimmed, self._resident = -math.inf, memory.resident()
         self._signals = SignalPipe(stop_signals, lambda number, frame: self.stop())
         self._wall = WallTimer()
+
+    def stop_on(self, number: signal.Signals) -> None:
+        """Take this signal too for the wish that this process ends."""
+        self._signals.add(number)
 
     def stop(self) -> None:
         """Ask this process to end; from any thread, and from a signal's handler."""
@@ -78,7 +93,7 @@ class Line:
         awaited = [self._signals.fd, *([self.channel.fileno()] if self.hears_while_waiting else [])]
         while not self.stopping:
             left = deadline - time.monotonic()
-            ready, _, _ = select.select(awaited, [], [], max(0.0, left))
+            ready = readable(awaited, max(0.0, left))
             if self._signals.fd in ready:
                 self._signals.read()
             elif ready:
@@ -96,6 +111,12 @@ class Line:
             memory.give_back()
             self._trimmed, self._resident = now, memory.resident()
 
+    def unread(self) -> list[Message]:
+        """The commands that came and that nobody will obey here."""
+        with contextlib.suppress(ValueError):
+            self.commands += self.channel.receive()
+        return self.commands
+
     def next_command(self, seconds: float | None) -> Message | None:
         """Between runs: the next command of the parent. None when the time on the wall has come, when the clock was
         set or when the process was asked to end; `seconds` None: there is no such time."""
@@ -104,7 +125,7 @@ class Line:
             self._lie_down(seconds)
             ready = [self.channel.fileno()]
             while ready == [self.channel.fileno()] and not self.commands and not self.stopping:
-                ready, _, _ = select.select([self._signals.fd, self.channel.fileno(), self._wall.fd], [], [])
+                ready = readable([self._signals.fd, self.channel.fileno(), self._wall.fd])
                 self._signals.read()
                 self._hear()
         return self.commands.pop(0) if self.commands and not self.stopping else None

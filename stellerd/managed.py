@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 from collections.abc import Callable
@@ -21,15 +22,18 @@ _SAID: dict[str, dict[str, Any]] = {
     "ready": {"job_kind": _TEXT, "every": _NUMBER, "last_run": _TABLE},
     "run_started": {"id": int, "trigger": _TEXT, "kind_of_job": _TEXT},
     "run_finished": {"id": int, "state": _TEXT, "trigger": _TEXT, "reason": _TEXT, "counters": dict},
-    "next_run": {"at": _TEXT, "slot": _TEXT, "trigger": _TEXT, "why": _TEXT},
+    "next_run": {"at": _TEXT, "slot": (str, type(None)), "trigger": _TEXT, "why": _TEXT},
     "progress": {"done": _NUMBER, "total": _NUMBER, "unit": _TEXT},
     "failed": {"reason": _TEXT},
     "trouble": {"reason": _TEXT},
-    "configured": {"every": _NUMBER},
+    "configured": {"every": _NUMBER, "stop_signal": _TEXT, "heartbeat_timeout": _NUMBER},
+    "triggered": {},
     "recycle": {"reason": _TEXT},
 }
 """Each kind of message with the types of the fields that the daemon and its clients count on."""
 DEGRADED_AFTER = 3
+OLD_LINES, OLD_BYTES = 200, 256 * 1024
+"""So much is kept of the lines of processes before the one that runs."""
 
 
 class Managed:
@@ -50,6 +54,8 @@ class Managed:
         self.restarts = 0
         self.reason = self.detail = self.kind = ""
         self.every: float | None = None
+        self.stop_signal, self.heartbeat_timeout = settings.stop_signal, settings.heartbeat_timeout
+        """What its process goes by: it was forked with them, or said since that it took them over from a reload."""
         self.paused = False
         self.run: Message | None = None
         """The run that is on."""
@@ -73,7 +79,9 @@ class Managed:
         """What was meant for the run that is on."""
         self.retry: Timer | None = None
         self.restart_wanted = self.leaving = self.was_settled = False
-        self.old_lines: deque[tuple[int, str]] = deque(maxlen=200)
+        self.trigger_wanted = False
+        """Somebody asked for a run, and no process of the job has said yet that it knows."""
+        self.old_lines: list[tuple[int, str]] = []
         self.lines_before = 0
 
     @property
@@ -159,7 +167,10 @@ class Managed:
         elif kind == "trouble":
             self.reason = message["reason"]
         elif kind == "configured":
-            self.every = message["every"]
+            self.every, self.heartbeat_timeout = message["every"], message["heartbeat_timeout"]
+            self.stop_signal = message["stop_signal"]
+        elif kind == "triggered":
+            self.trigger_wanted = False
         elif kind == "recycle":
             self.recycling = message["reason"]
 
@@ -179,7 +190,7 @@ class Managed:
         self._cancel(self.timers)  # nothing that was meant for the process before shall hit the next one
         self._cancel(self.run_timers)
         if self.process and self.process.log:
-            self.old_lines.extend(self.process.log.since(0))
+            self.old_lines = newest([*self.old_lines, *self.process.log.since(0)][-OLD_LINES:], OLD_BYTES)
             self.lines_before = self.process.log.count
         if self.heartbeat:
             self.heartbeat.release()
@@ -213,3 +224,12 @@ class Managed:
             "last_run": self.last_run,
             "next_run": self.next_run,
         }
+
+
+def newest(lines: list[tuple[int, str]], most: int) -> list[tuple[int, str]]:
+    """The last lines that have room in so many bytes of JSON; the last one at least."""
+    room, first = most, len(lines)
+    while first and room > 0:
+        first -= 1
+        room -= len(json.dumps(lines[first][1])) + 16
+    return lines[first + (room < 0 and first < len(lines) - 1) :]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import stellerd
 from stellerd.channel import Message
-from stellerd.control import Command, Opens
+from stellerd.control import MAX_UNREAD, Command, Opens
 from stellerd.errors import UsageError
-from stellerd.managed import Managed
+from stellerd.managed import Managed, newest
 from stellerd.states import Event, State
-from stellerd.status import iso
+from stellerd.status import OPERATOR, iso
 
 if TYPE_CHECKING:
     from stellerd.supervisor import Supervisor
@@ -76,7 +76,7 @@ class Operator:
         since = request.get("since", 0)
         if not isinstance(since, int):
             raise UsageError("since: a whole number")
-        return {"lines": self._job(request).lines(since)}
+        return {"lines": newest(self._job(request).lines(since), MAX_UNREAD // 2)}
 
     def _start(self, job: Managed) -> str:
         note = self.supervisor.fleet.holds.set(job.name, stopped=False)
@@ -113,8 +113,11 @@ class Operator:
             raise UsageError(
                 f"{job.name} is {job.state.value}, {job.kind or 'not up yet'}: there is nothing to trigger"
             )
-        self._tell(job, "trigger")
-        return ""
+        waiting = job.trigger_wanted or (job.next_run or {}).get("trigger") == OPERATOR
+        if not job.trigger_wanted:
+            self._tell(job, "trigger")
+            job.trigger_wanted = True
+        return "a run is already waiting; this trigger joins it" if waiting else ""
 
     def _pause(self, job: Managed, paused: bool) -> str:
         job.paused = paused

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stellerd.config import Config
+from stellerd.settings import OF_THE_DAEMON
 
 Effect = Literal["live", "next run", "restart", "start", "stop", "daemon"]
 
 RESTARTED_BY = frozenset({"plugin", "log", "concurrent", "env", "cwd", "umask", "nice", "rlimits", "user"})
 """Keys of a job that its process was forked with."""
-OF_THE_DAEMON = frozenset({"socket", "preload", "log_format", "log_file", "holds"})
-"""Keys of [supervisor] that only a restart of the daemon brings."""
-_OF_THE_STATE: dict[str, Effect] = {"keep": "live", "lease": "live", "host": "daemon"}
+_OF_THE_STATE: dict[str, Effect] = {"keep": "live", "lease": "live", "folder": "next run", "host": "daemon"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,9 @@ class Change:
 def changes(old: Config, new: Config) -> list[Change]:
     """Every difference, in the order of the file's tables."""
     before, after = _tables(old), _tables(new)
+    of_the_daemon = OF_THE_DAEMON["supervisor"]
     found = [
-        Change(f"supervisor.{key}", value, after["supervisor"][key], "daemon" if key in OF_THE_DAEMON else "live")
+        Change(f"supervisor.{key}", value, after["supervisor"][key], "daemon" if key in of_the_daemon else "live")
         for key, value in before["supervisor"].items()
         if value != after["supervisor"][key]
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,12 +14,13 @@ from typing import Any
 from stellerd import backoff, slots
 from stellerd.claims import Claim, Held, Taken
 from stellerd.context import Context, Services
+from stellerd.endings import PLUGIN_ERROR, Ending, of_outcome, said, unforeseen, with_countable
 from stellerd.errors import RateLimited, StellerdError, Unreachable
-from stellerd.job import Deferred, Done, Job, Skipped
+from stellerd.job import Job
 from stellerd.keeper import Keeper
 from stellerd.limiter import Limiter
 from stellerd.redaction import redact
-from stellerd.status import LOST, RunRecord, from_iso, iso
+from stellerd.status import LOST, OPERATOR, RunRecord, from_iso, iso
 from stellerd.store import Cursor, Store
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -28,9 +28,11 @@ HELD_POLL_S = 1.0
 """How often a process looks whether a job that another runs is free: one small SELECT. A stop is handed over in that
 time and a little, a dead host's run is taken over that soon after its lease."""
 _REASON_CHARS = 2000
-PLUGIN_ERROR = 70
 _LEAST_DEFERRAL = timedelta(seconds=1)  # a plugin that defers into the past shall not spin
 _RECORD_S = 15.0
+_ASKED = "schedule.asked"
+"""Cursor: when the run is due that an operator asked for. It is kept until that run has begun, and again when it ends
+as deferred: no accepted trigger is lost with a process, a host, or a limit that is used up."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,25 @@ class Plan:
     held: Held | None = None
     """Somebody runs the job now: look again soon, a run that is lost or handed over is to be taken over."""
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, str | None]:
         """For the supervisor and `stellerd next`."""
         why = self.why or (f"runs now, {self.held}" if self.held else "")
         return {"at": iso(self.at), "slot": iso(self.slot), "trigger": self.trigger, "why": why}
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a run ended, before it is recorded."""
+class Asked:
+    """The run that an operator asked for; it has no slot. Otherwise as `Plan`."""
 
-    state: str
-    reason: str = ""
-    code: int | None = None
-    not_before: datetime | None = None
+    at: datetime
+    why: str = ""
+    slot: None = None
+    trigger: str = OPERATOR
+    held: None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """For the supervisor and `stellerd next`."""
+        return {"at": iso(self.at), "slot": None, "trigger": self.trigger, "why": self.why or "triggered"}
 
 
 class Runner:
@@ -98,6 +105,7 @@ class Runner:
         self.alive, self.alive_every = alive, alive_every
         self.attended = attended
         self._unrecorded: Callable[[], RunRecord] | None = None
+        self._cursor = Cursor(store, self.key)
 
     # --- when
 
@@ -117,6 +125,21 @@ class Runner:
         while plan.slot in taken:
             plan = replace(plan, at=(slot := slots.slot_after(first, self.every, plan.slot)), slot=slot)
         return replace(plan, held=held)
+
+    def ask(self) -> None:
+        """An operator wants a run; several wishes before it begins are one.
+
+        Raises: Unreachable when the store is: it is not kept.
+        """
+        self._cursor.set(_ASKED, iso(self.store_now()))
+
+    def asked(self) -> Asked | None:
+        """The run that an operator asked for and that has not begun, or was deferred.
+
+        Raises: Unreachable when the store is.
+        """
+        at = self._cursor.get(_ASKED)
+        return None if at is None else Asked(from_iso(at))
 
     def _last_scheduled(self, now: datetime) -> tuple[RunRecord | None, set[datetime]]:
         """The newest scheduled run, and later slots that were run already: by a clock that was far ahead and was set
@@ -168,8 +191,8 @@ class Runner:
     def _needed(self) -> Iterable[str]:
         try:
             return tuple(self.job.needs(self.of_no_run()))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a mistake of the plugin's must not end the schedule
-            self.services.log.error("the plugin cannot say which limits it needs", reason=redact(str(error)))
+        except BaseException as error:  # noqa: BLE001  a mistake of the plugin's must not end the schedule
+            self.services.log.error("the plugin cannot say which limits it needs", reason=said(error))
             return self.job.buckets
 
     def of_no_run(self) -> Context:
@@ -177,7 +200,7 @@ class Runner:
         return Context(self.services, job=self.name, settings=self.settings, dry_run=True)
 
     def _first_slot(self, now: datetime) -> datetime:
-        text = Cursor(self.store, self.key).setdefault("schedule.first_slot", iso(now.replace(microsecond=0)))
+        text = self._cursor.setdefault("schedule.first_slot", iso(now.replace(microsecond=0)))
         return from_iso(text)
 
     def store_now(self) -> datetime:
@@ -204,9 +227,24 @@ class Runner:
             self.services, job=self.name, settings=self.settings, run_id=claim.run_id, trigger=trigger,
             slot=slot, attempt=claim.attempt, dry_run=dry_run, epoch=claim.epoch, proved=keeper.proved,
         )  # fmt: skip
-        at = iso(slot) if slot else None
+        try:
+            ending = self._attempt(keeper, claim, context)
+            ending = with_countable(ending, context)
+        except BaseException as error:
+            ending = unforeseen(error, context)
+            if isinstance(error, KeyboardInterrupt):  # for whoever pressed Ctrl-C, once it is recorded
+                self._record(claim, ending, context)
+                raise
+        record = self._record(claim, ending, context)
+        self._tell(context, record)
+        return record
+
+    def _attempt(self, keeper: Keeper, claim: Claim, context: Context) -> Ending:
+        if context.trigger == OPERATOR:
+            self._cursor.set(_ASKED, None)
+        at = iso(claim.slot) if claim.slot else None
         started = {
-            "id": claim.run_id, "trigger": trigger, "slot": at, "kind_of_job": self.job.kind, "key": self.key,
+            "id": claim.run_id, "trigger": context.trigger, "slot": at, "kind_of_job": self.job.kind, "key": self.key,
         }  # fmt: skip
         if self.alive:
             self.alive()
@@ -216,9 +254,7 @@ class Runner:
             ending = self._work(claim, context)
         if keeper.why:
             context.log.error("the lease could not be renewed; the run had to end", reason=keeper.why)
-        record = self._record(claim, ending, context)
-        self._tell(context, record)
-        return record
+        return ending
 
     def _work(self, claim: Claim, context: Context) -> Ending:
         """The plugin's part, fenced: what it writes to the store is refused once the lease is gone."""
@@ -227,9 +263,10 @@ class Runner:
             ending = self._call(context)
         finally:
             self.store.run = None
-        if ending.state == "failed" and claim.slot is not None and self.services.wait(0):
+        again = claim.slot or (self.services.now() if context.trigger == OPERATOR else None)
+        if ending.state == "failed" and again is not None and self.services.wait(0):
             reason = f"stopped before its end, to be gone on with: {ending.reason}"
-            return Ending("deferred", reason, not_before=claim.slot)
+            return Ending("deferred", reason, not_before=again)
         return ending
 
     def _record(self, claim: Claim, ending: Ending, context: Context) -> RunRecord:
@@ -237,10 +274,7 @@ class Runner:
 
         Raises: Unreachable when it stays away.
         """
-        self._unrecorded = finish = partial(
-            self.store.finish, claim, ending.state, reason=redact(ending.reason)[:_REASON_CHARS],
-            counters=context.counters, code=ending.code, not_before=ending.not_before,
-        )  # fmt: skip
+        self._unrecorded = finish = partial(self._finish, claim, ending, context)
         deadline = time.monotonic() + _RECORD_S
         for failures in itertools.count(1):
             try:
@@ -253,7 +287,23 @@ class Runner:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(retry_s(error, failures))
+            except Exception as error:  # it holds what no store takes; an end that is less says so
+                if time.monotonic() > deadline or failures > 2:
+                    raise
+                context.counters.clear()
+                why = f"its end, {ending.state}, could not be recorded: {said(error)}"
+                ending = Ending("failed", why, PLUGIN_ERROR)
+                self._unrecorded = finish = partial(self._finish, claim, ending, context)
         raise Unreachable(f"run {claim.run_id} ended as {ending.state}, which could not be recorded")
+
+    def _finish(self, claim: Claim, ending: Ending, context: Context) -> RunRecord:
+        if context.trigger == OPERATOR and ending.state == "deferred":
+            soonest = self.services.now() + _LEAST_DEFERRAL
+            self._cursor.set(_ASKED, iso(max(ending.not_before or soonest, soonest)))
+        return self.store.finish(
+            claim, ending.state, reason=redact(ending.reason)[:_REASON_CHARS], counters=context.counters,
+            code=ending.code, not_before=ending.not_before,
+        )  # fmt: skip
 
     def _catch_up_on_records(self) -> None:
         """What could not be recorded while the store was away is, before anything else.
@@ -267,14 +317,15 @@ class Runner:
     def _call(self, context: Context) -> Ending:
         """The plugin's `run`; every way out of it becomes an ending."""
         try:
-            return _ending_of(self.job.run(context), context)
+            return of_outcome(self.job.run(context), context)
         except RateLimited as error:
             return Ending("deferred", str(error), not_before=error.until)
         except StellerdError as error:
             return Ending("failed", str(error), error.exit_code)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a mistake of the plugin's, logged and recorded
-            context.log.error("the plugin's run raised", traceback=redact(traceback.format_exc()))
-            return Ending("failed", f"{type(error).__name__}: {error}".removesuffix(": "), PLUGIN_ERROR)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a mistake of the plugin's; not all of them are Exceptions
+            return unforeseen(error, context)
 
     def _tell(self, context: Context, record: RunRecord) -> None:
         fields = record.to_json()
@@ -285,23 +336,6 @@ class Runner:
         getattr(context.log, level)("run finished", trigger=record.trigger, **shown, **reason, counters=record.counters)
         self.emit("run_finished", fields)
         self.observe("stellerd_run_finished", fields)
-
-
-def _ending_of(outcome: Any, context: Context) -> Ending:
-    if outcome is None:
-        return Ending("ok")
-    if isinstance(outcome, Done):
-        if wrong := [name for name, amount in outcome.counters.items() if not isinstance(amount, int)]:
-            raise TypeError(f"counters must be whole numbers: {', '.join(map(str, wrong))}")
-        context.merge(outcome.counters)
-        return Ending("partial", "; ".join(outcome.problems)) if outcome.problems else Ending("ok")
-    if isinstance(outcome, Skipped):
-        return Ending("skipped", outcome.reason)
-    if isinstance(outcome, Deferred):
-        if outcome.until.tzinfo is None:
-            raise TypeError("Deferred.until has no time zone; write datetime.now(UTC) + …")
-        return Ending("deferred", outcome.reason, not_before=outcome.until)
-    raise TypeError(f"run() returned {type(outcome).__name__}; it may return Done, Skipped, Deferred or None")
 
 
 def retry_s(error: Unreachable | Held, failures: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -136,6 +136,26 @@ class StateSettings(Settings):
         description='This host\'s name in records and leases, its own on each host; "": what the host calls itself.',
         pattern=r"^[A-Za-z0-9._-]{0,253}$",
     )
+
+
+OF_THE_DAEMON = {
+    "supervisor": frozenset({"socket", "preload", "log_format", "log_file", "holds"}),
+    "state": frozenset({"url", "host"}),
+}
+"""Keys that only a restart of the daemon changes, by their table."""
+C = TypeVar("C", bound=Settings)
+
+
+def frozen(new: C, old: C) -> C:
+    """A configuration as a reload takes it over: all that is new, but what needs a restart of the daemon as it was.
+
+    What is forked later goes by it too: two processes on two state stores would each have the limits for itself.
+    """
+    kept = {
+        table: getattr(new, table).model_copy(update={key: getattr(getattr(old, table), key) for key in keys})
+        for table, keys in OF_THE_DAEMON.items()
+    }
+    return new.model_copy(update=kept)
 
 
 class DatabaseSettings(Settings):

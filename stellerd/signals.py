@@ -17,9 +17,15 @@ class SignalPipe:
     """The wakeup descriptor of this process. `fd` is readable when a signal came; `read()` says which."""
 
     def __init__(self, numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None] = _nothing):
+        self._handler = handler
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, handler) for number in numbers}
+
+    def add(self, number: signal.Signals) -> None:
+        """One more signal."""
+        if number not in self._old:
+            self._old[number] = signal.signal(number, self._handler)
 
     def read(self) -> list[signal.Signals]:
         """The signals that came, each once, in order."""

@@ -23,6 +23,7 @@ from stellerd.operator import Operator
 from stellerd.redaction import redact
 from stellerd.reload import Change, Effect, changes
 from stellerd.run_requests import RunRequests
+from stellerd.settings import frozen
 from stellerd.signals import SignalPipe
 from stellerd.states import Event, State
 from stellerd.status import iso
@@ -231,7 +232,7 @@ class Supervisor:
                 self.manager.tell("READY=1")
             self.announce()
         found = changes(self.config, new)
-        self.config = self.fleet.config = new
+        self.config = self.fleet.config = frozen(new, self.config)
         self.runs.end_those_not_in(new.jobs, "the job was removed from the configuration")
         log.set_level(new.supervisor.log_level)
         self.log.info("reloaded", changes=[change.to_json() for change in found])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,8 @@ from stellerd.durations import format_size
 from stellerd.errors import ConfigError, JobFailed, Unreachable
 from stellerd.line import Line
 from stellerd.pruning import PAUSE_S, Pruner
-from stellerd.runner import HELD_POLL_S, Plan, Runner, retry_s
-from stellerd.settings import JobSettings
+from stellerd.runner import HELD_POLL_S, Asked, Plan, Runner, retry_s
+from stellerd.settings import JobSettings, frozen
 from stellerd.status import RunRecord
 
 
@@ -31,15 +32,26 @@ class SlotJob(schedule.Job):
         super().__init__(1, scheduler)
         self.ticker = ticker
         self.plan: Plan | None = None
+        """Of the schedule."""
+        self.asked: Asked | None = None
+        """Of an operator."""
         self.next_run: Any = None
 
     @property
+    def next(self) -> Plan | Asked | None:
+        """What to run next: what an operator asked for when that is due earlier or the schedule is paused."""
+        plan = None if self.ticker.paused else self.plan
+        return self.asked if self.asked and (plan is None or self.asked.at <= plan.at) else plan
+
+    @property
     def should_run(self) -> bool:
-        """Whether the plan's time has come."""
-        return self.plan is not None and not self.plan.held and self.ticker.runner.store_now() >= self.plan.at
+        """Whether its time has come."""
+        plan = self.next
+        return plan is not None and not plan.held and self.ticker.runner.store_now() >= plan.at
 
     def _schedule_next_run(self) -> None:
-        self.plan = self.ticker.runner.plan()
+        self.ticker.keep_trigger()
+        self.plan, self.asked = self.ticker.runner.plan(), self.ticker.runner.asked()
         self.next_run = self.plan.at
         self.ticker.failures = 0
 
@@ -64,6 +76,8 @@ class Ticker:
         self.slot_job = SlotJob(self.scheduler, self)
         self.blocked: Unreachable | Held | None = None
         self.failures = self.runs = 0
+        self._triggered = False
+        """The daemon passed a trigger on that is not kept in the store yet."""
         self._said: Any = None
         self._pruner = Pruner(self.runner.store)
 
@@ -82,12 +96,28 @@ class Ticker:
             message = self._next_command()
             if message:
                 self._obey(message)
-            elif not self.line.stopping and not self.paused:
+            elif not self.line.stopping:
                 self._guarded(self._due)
             if why := self._worn_out():
                 self.line.tell("recycle", {"reason": why})
-                return 0
+                break
+        self._take_unread()
         return 0
+
+    def _take_unread(self) -> None:
+        """At the end: a trigger that came while the last run was on is for the next process to find."""
+        self._triggered |= any(message["kind"] == "trigger" for message in self.line.unread())
+        self._guarded(self.keep_trigger)
+
+    def keep_trigger(self) -> None:
+        """What an operator asked for is in the store before the daemon may forget it.
+
+        Raises: Unreachable when the store is.
+        """
+        if self._triggered:
+            self.runner.ask()
+            self._triggered = False
+            self.line.tell("triggered", {})
 
     def _serve_service(self) -> int:
         while (record := self._served()) is None:
@@ -162,9 +192,9 @@ class Ticker:
 
     def _seconds_to_next(self) -> float | None:
         """By the store's clock, which may differ from this host's."""
-        if self.paused:
+        if self.paused and not (self._triggered or self.slot_job.asked or isinstance(self.blocked, Unreachable)):
             return None
-        plan = self.slot_job.plan
+        plan = self.slot_job.next
         if blocked := self.blocked or (plan and plan.held):
             return retry_s(blocked, self.failures)
         left: list[float] = []
@@ -187,14 +217,20 @@ class Ticker:
         return self.line.next_command(seconds)
 
     def _announce(self) -> None:
-        plan = self.slot_job.plan
+        plan = self.slot_job.next or self.slot_job.plan
         if plan is not None and not self.blocked and self._said != (fields := plan.to_json()):
             self._say("next_run", fields, fields)
 
     # --- what
 
     def _tick(self) -> None:
-        plan = self.slot_job.plan
+        plan = self.slot_job.next
+        if isinstance(plan, Asked):
+            if held := self.runner.store.holder(self.runner.key):
+                self._block(held)
+                return
+            if self.runner.asked() is None:  # another host was quicker
+                return
         if plan is not None:
             self._run(plan.trigger, plan.slot)
 
@@ -210,17 +246,17 @@ class Ticker:
         """One command of the parent; others than these it does not send."""
         kind = message["kind"]
         if kind == "trigger":
-            self._guarded(lambda: self._run("operator", None))
+            self._triggered = True
         elif kind in ("pause", "resume"):
             self.paused = kind == "pause"
         elif kind == "configure":
             self._configure(message["text"])
-        self._guarded(self._arm)  # a triggered run may have used up what the plan counted on
+        self._guarded(self._arm)
 
     def _configure(self, text: str) -> None:
         """A reload: new settings, limits and intervals from the next run on, or the old ones when they are wrong."""
         try:
-            new = config.parse(text, self.config.file)
+            new = frozen(config.parse(text, self.config.file), self.config)
             self.runner = self.build(new)
         except ConfigError as error:
             log.get(job=self.runner.name).error("reload refused; the old settings stay in force", reason=str(error))
@@ -228,7 +264,10 @@ class Ticker:
             return
         self.config = new
         log.set_level(new.supervisor.log_level)
-        self.line.tell("configured", {"every": self.runner.every})
+        mine: JobSettings = new.jobs[self.runner.name]
+        self.line.stop_on(signal.Signals[f"SIG{mine.stop_signal}"])
+        known = {"stop_signal": mine.stop_signal, "heartbeat_timeout": mine.heartbeat_timeout}
+        self.line.tell("configured", {"every": self.runner.every, **known})
 
     def _worn_out(self) -> str:
         """Why this process is to be replaced by a fresh one, if it is."""

@@ -164,7 +164,8 @@ def next_runs(jobs: list[dict[str, Any]], as_json: bool, wide: bool = False) -> 
         return
     shown = [
         {
-            "job": row["job"], "next": _moment(row["at"]), "slot": f"{from_iso(row['slot']):%H:%M:%S}Z",
+            "job": row["job"], "next": _moment(row["at"]),
+            "slot": f"{from_iso(row['slot']):%H:%M:%S}Z" if row["slot"] else "-",
             "why": _safe("paused" if row["paused"] else row["why"] or row["trigger"]),
         }
         for row in rows

@@ -34,8 +34,8 @@ class Watch:
         if job.run["kind_of_job"] != "service":
             process, run = job.process, job.run["id"]
             self.after(job, job.settings.timeout, lambda: self._timeout(job, process, run), of_run=True)
-        if job.settings.heartbeat_timeout:
-            self._listen(job, job.process, job.settings.heartbeat_timeout)
+        if job.heartbeat_timeout:  # its process knows of it
+            self._listen(job, job.process, job.heartbeat_timeout)
 
     def _timeout(self, job: Managed, process: Process | None, run: int) -> None:
         if process is not None and job.process is process and job.run and job.run["id"] == run:

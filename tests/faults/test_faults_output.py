@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,3 +204,34 @@ def test_what_a_plugin_prints_shows_no_secret_and_arrives_line_by_line(tmp_path:
     assert "the broker is *** today" in printed
     assert sum("***" in line for line in printed) == 3
     assert "Tr0ub4dor" not in daemon.log_file.read_text()
+
+
+@pytest.mark.parametrize("closed", [(2,), (1, 2), (0, 1, 2)], ids=str)
+def test_a_daemon_whose_standard_streams_are_closed_works(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """As `stellerd run 2>&-` starts it: the next file that is opened would get the number of the error output."""
+    toml = HEAD + f"log_file = '{tmp_path}/log'\n[jobs.it]\nevery = '1s'\n"
+    with FaultDaemon(tmp_path, {"it": job("print('printed')")}, toml) as daemon:
+        daemon.end()
+        shell = " ".join(f"{fd}{'<' if fd == 0 else '>'}&-" for fd in closed)
+        command = f"exec {sys.executable} -m stellerd.cli -c {daemon.config} {shell}"
+        daemon.process = subprocess.Popen(["sh", "-c", command], env=daemon.env, start_new_session=True)
+        until(daemon._answers)
+        last = daemon.until_job("it", lambda entry: entry["last_run"])["last_run"]["id"]
+        daemon.kill_job("it")
+        daemon.until_job("it", lambda entry: entry["last_run"] and entry["last_run"]["id"] > last)
+        assert {os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in closed} == {os.devnull}
+        assert daemon.end() == 0
+        assert "printed" in (tmp_path / "log").read_text()
+
+
+def test_a_job_whose_kept_lines_are_larger_than_any_answer_still_shows_its_last(tmp_path: Path) -> None:
+    body = (
+        "for n in range(20): print(chr(34) * 60_000)\nprint('the last of', os.getpid())\nwhile not ctx.wait(60): pass"
+    )
+    toml = "[jobs.it]\nbackoff = '10ms'\nbackoff_cap = '10ms'\n"
+    with FaultDaemon(tmp_path, {"it": job(body, extra=SERVICE)}, toml) as daemon:
+        for _ in range(6):
+            before = daemon.kill_job("it")
+            pid = daemon.until_replaced(before)["pid"]
+            until(lambda: daemon.ask("logs", job="it")["lines"][-1][1].count(f"the last of {pid}"))  # noqa: B023
+        assert daemon.cli("logs", "it", "-n", "1000").returncode == 0

@@ -165,3 +165,65 @@ def test_a_reload_while_the_file_is_away_or_unreadable_changes_nothing(tmp_path:
             os.kill(daemon.pid, signal.SIGHUP)
             until(lambda: len(daemon.events("reload refused; the old configuration stays in force")) > said)  # noqa: B023
         assert daemon.job("it")["pid"] == pid
+
+
+def test_what_needs_a_restart_of_the_daemon_stays_for_all_that_it_forks(tmp_path: Path) -> None:
+    """Neither a process that is restarted nor one that hears of the new file goes to another state store."""
+    head = '[supervisor]\nholds = "holds.json"\nsocket = "control.sock"\n'
+    state = '[state]\nurl = "sqlite:///{}.db"\nhost = "{}"\n'
+    body = "return Skipped(ctx.host)"
+    with FaultDaemon(tmp_path, {"it": job(body)}, head + state.format("old", "north") + "[jobs.it]\n") as daemon:
+        daemon.until_job("it", lambda entry: entry["last_run"] and entry["next_run"])
+        daemon.write(head + state.format("new", "south") + "[jobs.it]\nevery = '2h'\n")
+        for _ in range(2):  # it is said as long as it is so
+            changed = {change["key"]: change["effect"] for change in daemon.ask("reload")["changes"]}
+            assert changed.items() >= {"state.url": "daemon", "state.host": "daemon"}.items()
+        daemon.until_job("it", lambda entry: entry["every"] == 7200)
+        for number in (2, 3):
+            daemon.ask("trigger", job="it")
+            entry = daemon.until_job("it", lambda it, number=number: it["last_run"] and it["last_run"]["id"] == number)  # type: ignore[misc]
+            last = entry["last_run"]
+            assert (last["host"], last["reason"]) == ("north", "north")
+            daemon.until_replaced(daemon.kill_job("it"))
+        assert not (tmp_path / "new.db").exists()
+
+
+def test_a_process_is_stopped_by_the_signal_that_it_knows(tmp_path: Path) -> None:
+    """A run goes on through a reload of stop_signal, and its process cannot have heard of the new one yet."""
+    body = "open('begun', 'w').close()\nctx.wait(60)\nopen('ended', 'w').close()"
+    toml = f"[jobs.it]\ncwd = '{tmp_path}'\n"
+    with FaultDaemon(tmp_path, {"it": job(body)}, toml) as daemon:
+        daemon.until_job("it", lambda entry: entry["run"] and (tmp_path / "begun").exists())
+        daemon.write(f"{toml}stop_signal = 'USR1'\n")
+        daemon.ask("reload")
+        daemon.ask("stop", job="it")
+        daemon.until_state("it", "STOPPED")
+        assert (tmp_path / "ended").exists()
+
+
+def test_a_process_that_heard_of_a_new_stop_signal_obeys_it(tmp_path: Path) -> None:
+    body = "if ctx.trigger == 'operator':\n    open('begun', 'w').close()\n    ctx.wait(60)\n    os.mkdir('ended')"
+    toml = f"[jobs.it]\ncwd = '{tmp_path}'\n"
+    with FaultDaemon(tmp_path, {"it": job(body)}, toml) as daemon:
+        daemon.until_job("it", lambda entry: entry["last_run"] and entry["next_run"])
+        daemon.write(f"{toml}stop_signal = 'USR1'\nevery = '2h'\n")
+        daemon.ask("reload")
+        pid = daemon.until_job("it", lambda entry: entry["every"] == 7200)["pid"]
+        daemon.ask("trigger", job="it")
+        until((tmp_path / "begun").exists)
+        os.kill(pid, signal.SIGUSR1)
+        until((tmp_path / "ended").exists)
+        daemon.until_replaced({"job": "it", "pid": pid})
+
+
+def test_a_run_that_was_waiting_when_a_heartbeat_came_is_not_missed_at_it(tmp_path: Path) -> None:
+    body = "while not os.path.exists('go'): time.sleep(0.01)\nif ctx.trigger == 'operator': time.sleep(1)"
+    toml = f"[jobs.it]\ncwd = '{tmp_path}'\n"
+    with FaultDaemon(tmp_path, {"it": job(body)}, toml) as daemon:
+        pid = daemon.until_job("it", lambda entry: entry["run"])["pid"]
+        daemon.ask("trigger", job="it")
+        daemon.write(f"{toml}heartbeat_timeout = '300ms'\n")
+        daemon.ask("reload")
+        (tmp_path / "go").touch()
+        last = daemon.until_job("it", lambda entry: entry["last_run"] and entry["last_run"]["trigger"] == "operator")
+        assert (last["last_run"]["state"], last["pid"]) == ("ok", pid)

@@ -113,3 +113,11 @@ def test_a_start_that_waits_for_another_one_goes_on_after_it(tmp_path: Path) -> 
         assert not daemon.socket.exists()
     until(daemon._answers)
     assert daemon.end() == 0
+
+
+def test_a_daemon_that_ends_leaves_the_socket_of_another_alone(tmp_path: Path) -> None:
+    with FaultDaemon(tmp_path, {"it": WAITS}, "[jobs.it]\n") as first:
+        first.socket.unlink()
+        with FaultDaemon(tmp_path, {"it": WAITS}, "[jobs.it]\n") as second:
+            assert first.end() == 0
+            assert second.status()["pid"] == second.pid

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,11 @@ def raises(error: BaseException) -> Callable[[Context], Any]:
     return run
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
 # --- outcomes
 
 OUTCOMES: dict[str, tuple[Callable[[Context], Any], str, str, int]] = {
@@ -77,6 +85,25 @@ OUTCOMES: dict[str, tuple[Callable[[Context], Any], str, str, int]] = {
     "bad reply": (raises(errors.BadReply("too large")), "failed", "too large", 1),
     "job failed": (raises(errors.JobFailed("says why")), "failed", "says why", 1),
     "crash": (raises(ValueError("oops")), "failed", "ValueError: oops", 70),
+    "skipped for no reason": (lambda ctx: Skipped(None), "failed",  # type: ignore[arg-type]
+                              "TypeError: Skipped.reason must be a text, not NoneType", 70),
+    "deferred for no reason": (lambda ctx: Deferred(LATER, None), "failed",  # type: ignore[arg-type]
+                               "TypeError: Deferred.reason must be a text, not NoneType", 70),
+    "deferred for ever": (lambda ctx: Deferred(datetime.max.replace(tzinfo=UTC), "never"), "failed",
+                          "ValueError: Deferred.until is more than 3660 days away", 70),
+    "a text for problems": (lambda ctx: Done(problems="one problem"), "partial",  # type: ignore[arg-type]
+                            "one problem", 1),
+    "decimal counted": (lambda ctx: ctx.count(rows=Decimal(1)), "failed",  # type: ignore[arg-type]
+                        "TypeError: 'decimal.Decimal' object cannot be interpreted as an integer", 70),
+    "decimal done": (lambda ctx: Done({"rows": Decimal(1)}), "failed",  # type: ignore[dict-item]
+                     "counters must be whole numbers: rows", 70),
+    "decimal put there": (lambda ctx: ctx.counters.update(rows=Decimal(1), ok=1), "failed",
+                          "counters must be whole numbers: rows", 70),
+    "more than any column holds": (lambda ctx: ctx.count(rows=10**5000), "failed",
+                                   "counters must be whole numbers: rows", 70),
+    "cancelled": (raises(asyncio.CancelledError()), "failed", "CancelledError", 70),
+    "generator exit": (raises(GeneratorExit()), "failed", "GeneratorExit", 70),
+    "an error without a text": (raises(Mute()), "failed", "Mute: it cannot be shown", 70),
     "crash without words": (raises(KeyError()), "failed", "KeyError", 70),
     "exit": (raises(SystemExit(3)), "failed", "SystemExit: 3", 70),
     "wrong type": (lambda ctx: 5, "failed",
@@ -84,7 +111,7 @@ OUTCOMES: dict[str, tuple[Callable[[Context], Any], str, str, int]] = {
     "no time zone": (lambda ctx: Deferred(datetime(2030, 1, 1), "x"), "failed",  # noqa: DTZ001  the mistake itself
                      "TypeError: Deferred.until has no time zone; write datetime.now(UTC) + …", 70),
     "wrong counters": (lambda ctx: Done({"price": 1.5}), "failed",  # type: ignore[dict-item]
-                       "TypeError: counters must be whole numbers: price", 70),
+                       "counters must be whole numbers: price", 70),
     "group": (raises(ExceptionGroup("many", [ValueError("one")])), "failed",
               "ExceptionGroup: many (1 sub-exception)", 70),
     "nul and half a pair": (raises(ValueError("a\0b\udcff")), "failed", "ValueError: a\\x00b\\udcff", 70),
@@ -136,11 +163,32 @@ def test_a_run_gives_its_lease_back(name: str, tmp_path: Path) -> None:
         assert connection.execute(sa.select(leases.c.expires_at)).scalar_one() <= harness.clock()
 
 
-def test_what_is_no_exception_of_a_plugin_ends_the_process_and_not_the_record(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_process_once_it_is_recorded(tmp_path: Path) -> None:
     harness = Harness(job(raises(KeyboardInterrupt())), folder=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         harness.run()
-    assert [run.state for run in harness.store.history()] == ["running"]
+    assert [(run.state, run.reason) for run in harness.store.history()] == [("failed", "KeyboardInterrupt")]
+
+
+def test_an_end_that_no_store_takes_is_recorded_as_one_that_says_so(tmp_path: Path) -> None:
+    class Worst(errors.JobFailed):
+        exit_code = {1, 2}  # type: ignore[assignment]
+
+    record = outcome(raises(Worst("says why")), tmp_path)
+    assert (record.state, record.reason.startswith("its end, failed, could not be recorded: ")) == ("failed", True)
+
+
+def test_a_thread_that_cannot_be_had_ends_the_run_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    harness = Harness(job(lambda ctx: None), folder=tmp_path)
+    monkeypatch.setattr(threading.Thread, "start", cannot)
+    with contextlib.suppress(RuntimeError):
+        harness.run()
+    assert [(run.state, run.reason) for run in harness.store.history()] == [
+        ("failed", "RuntimeError: can't start new thread")
+    ]
 
 
 class WithSecret(Settings):

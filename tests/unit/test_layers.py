@@ -20,7 +20,7 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "4": "acting attended cli limits once options spooling tables testing upkeep views",
     "3 parent": "control daemon fleet guardian holds logpump loop managed once_run operator preload process reload "
     "run_requests supervisor watch",
-    "3 child": "assembly buckets child clockstep context database durable http intime keeper limiter line "
+    "3 child": "assembly buckets child clockstep context database durable endings http intime keeper limiter line "
     "migrate migrations patient pruning queries reading rehearsal rights runner schema session statements store "
     "surroundings ticker warmup",
     "3 outside": "client",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -106,3 +107,25 @@ def test_progress_is_told_seldom_but_its_end_always(ends: tuple[Channel, Line]) 
     told = [message["done"] for message in parent.receive()]
     assert told[-1] == 1000
     assert len(told) < 20
+
+
+def test_a_process_with_more_than_1024_descriptors_waits_as_any_other() -> None:
+    """select(2) ends at descriptor 1,023; a daemon of 400 jobs has more when it forks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    parent, child = Channel.pair()
+    line = Line(child, {signal.SIGUSR1})
+    try:
+        assert line.channel.fileno() > 1024
+        assert not line.wait(0.01)
+        parent.send("trigger")
+        assert line.next_command(5) == {"kind": "trigger"}
+        assert line.next_command(0.01) is None
+    finally:
+        line.close()
+        parent.close()
+        child.close()
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -8,8 +8,8 @@ import pytest
 
 from stellerd import config
 from stellerd.config import Config
-from stellerd.reload import OF_THE_DAEMON, RESTARTED_BY, Change, changes
-from stellerd.settings import JobSettings, SupervisorSettings
+from stellerd.reload import RESTARTED_BY, Change, changes
+from stellerd.settings import OF_THE_DAEMON, JobSettings, StateSettings, SupervisorSettings
 
 
 def parsed(text: str) -> Config:
@@ -67,4 +67,5 @@ def test_values_that_may_be_secret_are_not_shown(values: tuple[str, str]) -> Non
 
 def test_keys_that_restart_something_are_keys_that_there_are() -> None:
     assert set(JobSettings.model_fields) >= RESTARTED_BY
-    assert set(SupervisorSettings.model_fields) >= OF_THE_DAEMON
+    assert set(SupervisorSettings.model_fields) >= OF_THE_DAEMON["supervisor"]
+    assert set(StateSettings.model_fields) >= OF_THE_DAEMON["state"]

@@ -64,7 +64,7 @@ def test_a_message_that_means_nothing_changes_nothing(supervisor: Supervisor, me
 def test_run_after_run_leaves_nothing_behind_in_the_daemon(supervisor: Supervisor) -> None:
     job = supervisor.fleet.jobs["a"]
     job.process, job.heartbeat = Stub(), supervisor.fleet.heartbeats.slot()  # type: ignore[assignment]
-    job.settings = job.settings.model_copy(update={"heartbeat_timeout": 60.0, "timeout": 3600.0})
+    job.heartbeat_timeout = 60.0
     finished = {"kind": "run_finished", "state": "ok", "trigger": "schedule", "reason": "", "counters": {}}
     for number in range(2000):
         started = {"kind": "run_started", "id": number, "trigger": "schedule", "kind_of_job": "periodic"}
@@ -83,3 +83,16 @@ def test_a_place_that_stays_occupied_ends_the_start(
     with pytest.raises(Occupied):
         supervisor._open_control()
     os.close(fd)
+
+
+def test_a_run_is_watched_by_what_its_process_knows(supervisor: Supervisor) -> None:
+    job = supervisor.fleet.jobs["a"]
+    job.process, job.heartbeat = Stub(), supervisor.fleet.heartbeats.slot()  # type: ignore[assignment]
+    job.settings = job.settings.model_copy(update={"heartbeat_timeout": 60.0, "stop_signal": "USR1"})  # a reload
+    started = {"kind": "run_started", "trigger": "schedule", "kind_of_job": "service"}
+    supervisor.fleet.on_message(job, {**started, "id": 1})
+    assert (job.run_timers, job.stop_signal) == ([], "TERM")
+    told = {"kind": "configured", "every": 60.0, "heartbeat_timeout": 60.0, "stop_signal": "USR1"}
+    supervisor.fleet.on_message(job, told)
+    supervisor.fleet.on_message(job, {**started, "id": 2})
+    assert (len(job.run_timers), job.stop_signal) == (1, "USR1")
