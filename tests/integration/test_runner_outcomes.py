@@ -478,9 +478,8 @@ def test_a_job_that_cannot_say_so_waits_for_all_it_has_declared(limited: Times) 
 
 
 def test_a_bucket_without_a_rate_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
-    harness = Harness(job(lambda ctx: None, buckets=("zzz",)), folder=tmp_path)
-    with pytest.raises(ConfigError, match=r"limits\.zzz: missing"):
-        harness.runner.plan()
+    with pytest.raises(ConfigError, match=r'jobs\.job: needs the limit "zzz"; add \[limits\.zzz\]'):
+        Harness(job(lambda ctx: None, buckets=("zzz",)), folder=tmp_path)
 
 
 # --- the lease during a run
