@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
@@ -117,16 +118,25 @@ class Fuzzer:
             at[key] = hostile
 
     def garble(self, text: str) -> str:
-        """A change that knows nothing of TOML."""
+        """A change that tables cannot hold: another text in place of a value, or anything anywhere."""
         at, to = sorted(self.random.randrange(len(text) + 1) for _ in range(2))
-        piece = self.random.choice([
-            "[" * 3000, "{a=" * 2000, "9" * 5000, "0x" + "f" * 4999, "a." * 3000, '"""', "'", "\\", "\r", "\0",
-            "=", "\n[[jobs]]\n", "\n[jobs]\n", "x = [" + "[" * 300 + "]" * 300 + "]", "1979-13-99", "\ufeff", "# é\r\n",
-        ])  # fmt: skip
+        piece = self.random.choice(_PIECES)
+        if places := [match.span(1) for match in re.finditer(r"^[^=\n]+ = (.+)$", text, re.MULTILINE)]:
+            start, end = self.random.choice(places)
+            if self.random.random() < 0.6:
+                return text[:start] + piece + text[end:]
         return self.random.choice([
             text[:at], text[:at] + piece + text[at:], text[:at] + text[to:], text + text[at:to],
             text[:at] + piece + text[to:],
         ])  # fmt: skip
+
+
+_PIECES = [
+    "[" * 3000, "{a=" * 2000, "9" * 5000, "-0x" + "f" * 4999, "0x" + "f" * 4999, "a." * 3000, '"""', "'", "\\", "\r",
+    "\0", "=", "\n[[jobs]]\n", "\n[jobs]\n", "[" * 300 + "]" * 300, "{a=" * 200 + "1" + "}" * 200, "1979-13-99",
+    "\ufeff", "1e9999", "0." + "1" * 5000, "# é\r\n", '"' + "\\u0000" * 9 + '"', "{" + "a." * 500 + "b = 1}",
+    "1979-05-27T00:00:00+99:99",
+]  # fmt: skip
 
 
 def _containers(value: Any) -> Iterator[Any]:

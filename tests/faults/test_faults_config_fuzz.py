@@ -121,9 +121,9 @@ def can_run(text: str) -> str:
     return "timeout" if min(entry.timeout, entry.heartbeat_timeout or 3600) < 3 else "ok"
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [10, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 def test_what_is_accepted_runs_a_job(tmp_path: Path, count: int) -> None:
-    fixed = {"state": {"url": "sqlite:///state.db", "folder": ""}}
+    fixed = {"state": {"url": "sqlite:///state.db", "folder": "", "lease": "1m"}}
     fuzzer = Fuzzer(plugin_schema(), SEED + count, fixed)
     ready: list[Path] = []
     while len(ready) < count:

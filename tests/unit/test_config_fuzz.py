@@ -60,6 +60,7 @@ def test_mutants_are_accepted_or_refused_with_a_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(5))
 def test_many_mutants_are_accepted_or_refused_with_a_message(tmp_path: Path, seed: int) -> None:
     assert fuzz(SEED + 1 + seed, 5000, tmp_path) > 500
