@@ -88,7 +88,7 @@ def _unknown(job: type[Job]) -> Iterator[str]:
         for name, value in vars(cls).items():
             if name.startswith("_") or name in _KNOWN or callable(value) or hasattr(value, "__get__"):
                 continue
-            if name in JobSettings.model_fields:
+            if name in JobSettings.model_fields and isinstance(value, str | int | float):
                 yield f"{name}: no attribute of a job; [jobs.NAME] sets it"
             elif close := difflib.get_close_matches(name, _KNOWN, 1, 0.8):
                 yield f'{name}: no attribute of a job, did you mean "{close[0]}"?'

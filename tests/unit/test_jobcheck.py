@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ class Good(Job):
     endpoint = "https://vendor.example"
     RATES = {"EUR": 1}
     _evry = "1m"
+    log = logging.getLogger()
 
     @property
     def buket(self) -> str:
