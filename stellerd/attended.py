@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stellerd import acting, client, locate, log, options, texts, tomlschema, views
+from stellerd import acting, client, locate, log, options, preload, texts, tomlschema, views
 from stellerd import config as configuration
 from stellerd.config import Config
 from stellerd.durations import parse_duration
@@ -93,7 +93,7 @@ def check(config: Config, *, connect: bool, as_json: bool) -> int:
             "job": job, "enabled": entry.enabled, "ok": result.exit_code == 0, "reason": result.reason,
             "exit_code": result.exit_code, "detail": result.detail,
         })  # fmt: skip
-    views.check(str(config.file), rows, connect, as_json)
+    views.check(str(config.file), rows, preload.missing(config), connect, as_json)
     return max((int(row["exit_code"]) for row in rows if row["enabled"]), default=0)
 
 

@@ -31,13 +31,15 @@ _CLOSED_BY = {
     OPERATOR: "closed by an operator",
 }
 _TRIES = 3
+_MARGIN, _MOST_MARGIN_S = 0.02, 1.0
+_HARDLY = 1.5
 BREAKER_FAILURES = 5
 BREAKER_PAUSE_S = 60.0
 
 
 @cache
-def _spans(rates: tuple[Rate, ...], margin: float | None) -> tuple[tuple[int, timedelta], ...]:
-    margins = (min(1.0, rate.period * 0.02) if margin is None else margin for rate in rates)
+def _spans(rates: tuple[Rate, ...], margin: float | None, extra: float) -> tuple[tuple[int, timedelta], ...]:
+    margins = (extra + (min(_MOST_MARGIN_S, rate.period * _MARGIN) if margin is None else margin) for rate in rates)
     return tuple((rate.limit, timedelta(seconds=rate.period + more)) for rate, more in zip(rates, margins, strict=True))
 
 
@@ -60,11 +62,18 @@ class Limit:
     wait_patterns: tuple[str, ...] = ()
     breaker_failures: int = BREAKER_FAILURES
     breaker_pause: float = BREAKER_PAUSE_S
+    extra: float = 0.0
+    """Added to each margin since the server was found to count more strictly."""
 
     def spans(self) -> tuple[tuple[int, timedelta], ...]:
         """(limit, window) pairs, each window with its margin: the server's clock starts when a request arrives,
         ours when the slot is spent, and the network is not equally fast each time."""
-        return _spans(self.rates, self.margin)
+        return _spans(self.rates, self.margin, self.extra)
+
+    def wider(self) -> float:
+        """The next `extra`: it doubles, up to a second and to half of the shortest window."""
+        shortest = min(rate.period for rate in self.rates)
+        return min(max(2 * self.extra, _MARGIN * shortest), _MOST_MARGIN_S, shortest / 2)
 
     def skew(self) -> float:
         """The least margin, in seconds: how late a request may arrive after its slot was spent."""
@@ -92,11 +101,13 @@ class Limiter:
 
     def __init__(self, store: Store, limits: Mapping[str, Limit]) -> None:
         self.store, self.limits = store, limits
+        self._extra: dict[str, float] = {}
 
     def _limit(self, bucket: str) -> Limit:
         if bucket not in self.limits:
             raise ConfigError(f'limits.{bucket}: missing; add [limits.{bucket}] with a rate such as "2/1h"')
-        return self.limits[bucket]
+        limit = self.limits[bucket]
+        return replace(limit, extra=self._extra[bucket]) if bucket in self._extra else limit
 
     def patterns(self, bucket: str) -> tuple[str, ...]:
         """How the bucket's server names a wait, besides the usual ways."""
@@ -192,11 +203,14 @@ class Limiter:
     def learn(self, bucket: str, seconds: float | None) -> datetime:
         """Close the bucket for everybody, since the server said so; None (unreadable) means one full window.
 
+        Where the refused request came hardly a window after another one, this process keeps a wider margin from now on.
         Returns: when it opens (aware UTC). A shorter wait never opens it sooner than a longer one said before.
         """
         limit, wait = self._limit(bucket), self.believed(bucket, seconds)
         with self.store.begin() as connection:
             row = self._lock(connection, bucket, limit)
+            if _was_early(connection, bucket, limit):
+                self._extra[bucket] = limit.wider()
             until = self.store.now(connection) + timedelta(seconds=wait)
             if row.not_before is not None and row.not_before > until and row.source != BREAKER:
                 return row.not_before  # type: ignore[no-any-return]
@@ -276,6 +290,15 @@ class Look:
         moments = [] if self.not_before is None else [self.not_before]
         moments += [nth + span for count, span in limit.spans() if (nth := self.nth[count]) is not None]
         return max(moments, default=None)
+
+
+def _was_early(connection: Transaction, bucket: str, limit: Limit) -> bool:
+    """Whether a window had just passed when the newest grant was given: then the server's was not over yet."""
+    counts = sorted({count for count, _ in limit.spans()})
+    skips = {f"skip_{at}": count for at, count in enumerate((0, *counts))}
+    _, newest, *before = connection.execute(queries.look(len(skips)), of_bucket=bucket, **skips).one()
+    nth = dict(zip(counts, before, strict=True))
+    return any(at is not None and newest - at < span * _HARDLY for count, span in limit.spans() if (at := nth[count]))
 
 
 def _refusal(connection: Transaction, row: Any, seen: Look, valid: Limit) -> datetime | None:

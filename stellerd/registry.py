@@ -13,7 +13,7 @@ from typing import Any
 
 import pluggy
 
-from stellerd import hookspecs
+from stellerd import hookspecs, jobcheck
 from stellerd.errors import ConfigError, StellerdError
 from stellerd.job import Job
 
@@ -134,6 +134,8 @@ class Loaded:
             job = Observer
         if not (isinstance(job, type) and issubclass(job, Job)):
             raise BrokenPlugin(f'plugin "{name}" ({point.value}): stellerd_job() returned no subclass of stellerd.Job')
+        if job is not Observer and (problems := jobcheck.problems(job)):
+            raise BrokenPlugin(f'plugin "{name}" ({point.value}) cannot be run: {"; ".join(problems)}')
         self.job: type[Job] = job
 
     def observe(self, log: Any) -> Callable[[str, str, Mapping[str, Any]], None]:

@@ -28,6 +28,8 @@ HELD_POLL_S = 1.0
 """How often a process looks whether a job that another runs is free: one small SELECT. A stop is handed over in that
 time and a little, a dead host's run is taken over that soon after its lease."""
 _REASON_CHARS = 2000
+_INTERVAL = "schedule.interval"
+"""Name of the cursor that keeps it."""
 _LEAST_DEFERRAL = timedelta(seconds=1)  # a plugin that defers into the past shall not spin
 _RECORD_S = 15.0
 _ASKED = "schedule.asked"
@@ -104,6 +106,7 @@ class Runner:
         self.every, self.misfire, self.retry_lost = every, misfire, retry_lost
         self.alive, self.alive_every = alive, alive_every
         self.attended = attended
+        self._interval: slots.Interval | None = None
         self._unrecorded: Callable[[], RunRecord] | None = None
         self._cursor = Cursor(store, self.key)
 
@@ -165,14 +168,31 @@ class Runner:
             return self._not_before_buckets(
                 Plan(due, max(slots.slot_at(first, self.every, due), last.slot), "deferred", last.reason)
             )
-        slot = first if last is None or last.slot is None else slots.slot_after(first, self.every, last.slot)
+        interval = self._interval_now(last, first, now)
+        slot = first if last is None or last.slot is None else interval.next_after(first, last.slot)
         if last is None or not slots.is_missed(slot, now):
             newest = max(slot, slots.slot_at(first, self.every, now))
             return self._not_before_buckets(Plan(max(newest, now) if newest <= now else newest, newest, "schedule"))
-        return self._not_before_buckets(self._after_missed(first, slot, now))
+        return self._not_before_buckets(self._after_missed(first, slot, interval.latest(first, slot, now), now))
 
-    def _after_missed(self, first: datetime, slot: datetime, now: datetime) -> Plan:
-        latest = slots.slot_at(first, self.every, now)
+    def _interval_now(self, last: RunRecord | None, first: datetime, now: datetime) -> slots.Interval:
+        """The interval, and since when it is in force if another one was before."""
+        if self._interval is None or self._interval.every != self.every:
+            cursor = Cursor(self.store, self.key)
+            known = cursor.setdefault(_INTERVAL, {"every": self.every, "since": None, "due": None})
+            self._interval = slots.Interval(
+                known["every"], *(at and from_iso(at) for at in (known["since"], known["due"]))
+            )
+            if self._interval.every != self.every:
+                self._interval = new = self._interval.changed(self.every, first, last.slot if last else None, now)
+                since, due = (at and iso(at) for at in (new.since, new.due))
+                cursor.set(_INTERVAL, {"every": new.every, "since": since, "due": due})
+        since = self._interval.since
+        return (
+            self._interval if since is None or since <= now else replace(self._interval, since=now)
+        )  # a clock set back
+
+    def _after_missed(self, first: datetime, slot: datetime, latest: datetime, now: datetime) -> Plan:
         if self.misfire == "once" or not slots.is_missed(latest, now):
             return Plan(now, latest, "catch-up", f"slot of {iso(slot)} was missed")
         self.store.record(self.key, latest, "schedule", "skipped", f'missed since {iso(slot)}; misfire = "skip"')

@@ -220,7 +220,9 @@ class LimitSettings(Settings):
         WithJsonSchema({"anyOf": [_RATE, {"type": "array", "items": _RATE, "minItems": 1}]}),
     ] = Field(description='Requests per window, as in "2/1h"; a list when several windows hold at once.', min_length=1)
     margin: Duration | None = Field(
-        None, description="Added to each window for clocks and networks; default 2 % of it, at most 1 s."
+        None,
+        description="Added to each window for clocks and networks; default 2 % of it, at most 1 s. A process whose "
+        "requests are refused right after a window doubles it for itself.",
     )
     max_learned: Duration = Field(86400.0, description="Longest wait believed when the server names one.")
     wait_patterns: list[WaitPattern] = Field(

@@ -303,11 +303,13 @@ def outcome(run: dict[str, Any]) -> None:
         click.echo(f"  {counters(run['counters'], phases=True)}")
 
 
-def check(file: str, rows: list[dict[str, Any]], connect: bool, as_json: bool) -> None:
+def check(file: str, rows: list[dict[str, Any]], warnings: list[str], connect: bool, as_json: bool) -> None:
     """What `check` found."""
     if as_json:
-        print_json({"config": file, "connect": connect, "jobs": rows})
+        print_json({"config": file, "connect": connect, "jobs": rows, "warnings": warnings})
         return
+    for warning in warnings:
+        click.echo(f"stellerd: warning: {clean_lines(warning)}", err=True)
     click.echo(f"{file}: configuration is valid")
     for row in rows:
         said = "ok" if row["ok"] else clean_lines(row["reason"])

@@ -419,6 +419,40 @@ def test_a_changed_interval_holds_at_once_on_a_grid_of_its_own(times: Times) -> 
     assert times.plan() == (56, 60, "schedule")
 
 
+@pytest.mark.parametrize("misfire", ["once", "skip"])
+def test_a_shorter_interval_has_no_slots_from_before_it_was_set(times: Times, misfire: str) -> None:
+    times.runner.misfire = misfire
+    times.go()
+    times.passes(8.5)
+    for every in (60.0, 30.0):  # ten minutes before
+        times.runner.every = every
+        assert times.plan() == (0.5, 9, "schedule")
+    assert [run.state for run in times.harness.store.history()] == ["ok"]
+    times.passes(0.5)
+    times.go()
+    times.passes(1.25)
+    assert times.plan() == ((0, 10, "catch-up") if misfire == "once" else (0.25, 10.5, "schedule"))
+
+
+def test_a_slot_that_was_missed_before_the_interval_changed_is_still_missed(times: Times) -> None:
+    times.runner.misfire = "skip"
+    times.go()
+    times.passes(12.2)
+    times.runner.every = 60.0
+    assert times.plan() == (0.8, 13, "schedule")
+    newest = times.harness.store.history(limit=1)[0]
+    assert (newest.state, newest.slot) == ("skipped", times.start + timedelta(minutes=10))
+
+
+def test_an_interval_that_was_set_by_a_clock_far_ahead_does_not_hold_up_the_schedule(times: Times) -> None:
+    times.go()
+    times.passes(60 * 24)
+    times.runner.every = 60.0
+    times.plan()
+    times.passes(-60 * 24 + 5)
+    assert times.plan()[0] <= 1
+
+
 @pytest.mark.parametrize("hours", [0.01, 1, 30])
 def test_a_clock_set_back_never_repeats_a_slot(times: Times, hours: float) -> None:
     for _ in range(3):
@@ -492,9 +526,8 @@ def test_a_job_that_cannot_say_so_waits_for_all_it_has_declared(limited: Times) 
 
 
 def test_a_bucket_without_a_rate_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
-    harness = Harness(job(lambda ctx: None, buckets=("zzz",)), folder=tmp_path)
-    with pytest.raises(ConfigError, match=r"limits\.zzz: missing"):
-        harness.runner.plan()
+    with pytest.raises(ConfigError, match=r'jobs\.job: needs the limit "zzz"; add \[limits\.zzz\]'):
+        Harness(job(lambda ctx: None, buckets=("zzz",)), folder=tmp_path)
 
 
 # --- the lease during a run

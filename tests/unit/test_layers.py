@@ -25,7 +25,7 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "surroundings ticker warmup",
     "3 outside": "client",
     "2": "registry",
-    "1": "channel config hookspecs log secret settings systemd tomllines tomlschema",
+    "1": "channel config hookspecs jobcheck log secret settings systemd tomllines tomlschema",
     # the standard library only
     "0": "__init__ backoff claims durations errors heartbeat hosts job locate memory redaction signals slots states "
     "status texts unpack walltimer wire",

@@ -17,7 +17,8 @@ from stellerd.registry import Loaded
 
 GOOD = """
 from stellerd import Job, hookimpl
-class TheJob(Job): pass
+class TheJob(Job):
+    def run(self, ctx): pass
 @hookimpl
 def stellerd_job(): return TheJob
 """

@@ -56,7 +56,8 @@ VIEWS: dict[str, Callable[[str], None]] = {
     "outcome reason": lambda text: views.outcome(run(reason=text)),
     "outcome counters": lambda text: views.outcome(run(counters={text: 1})),
     "check reason": lambda text: views.check("f", [
-        {"job": "a", "enabled": True, "ok": False, "reason": text, "exit_code": 78, "detail": text}], False, False),
+        {"job": "a", "enabled": True, "ok": False, "reason": text, "exit_code": 78, "detail": text}],
+        [text], False, False),
     "plugins": lambda text: views.plugins([{"plugin": "a", "entry_point": text, "distribution": text}], False),
 }  # fmt: skip
 
