@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ time and a little, a dead host's run is taken over that soon after its lease."""
 _REASON_CHARS = 2000
 PLUGIN_ERROR = 70
 _LEAST_DEFERRAL = timedelta(seconds=1)  # a plugin that defers into the past shall not spin
+_EVER, _NEVER = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 _RECORD_S = 15.0
 
 
@@ -300,8 +301,13 @@ def _ending_of(outcome: Any, context: Context) -> Ending:
     if isinstance(outcome, Deferred):
         if outcome.until.tzinfo is None:
             raise TypeError("Deferred.until has no time zone; write datetime.now(UTC) + …")
-        return Ending("deferred", outcome.reason, not_before=outcome.until)
+        return Ending("deferred", outcome.reason, not_before=_utc(outcome.until))
     raise TypeError(f"run() returned {type(outcome).__name__}; it may return Done, Skipped, Deferred or None")
+
+
+def _utc(at: datetime) -> datetime:
+    """In UTC, with room in the calendar for other zones and for slots around it: a plugin may mean never."""
+    return at.astimezone(UTC) if _EVER.year < at.year < _NEVER.year else _NEVER if at.year > _EVER.year else _EVER
 
 
 def retry_s(error: Unreachable | Held, failures: int) -> float:

@@ -6,7 +6,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +345,16 @@ def test_a_deferred_run_goes_on_at_its_time_in_its_slot(times: Times) -> None:
     assert times.plan() == (4, 0, "deferred")
     times.answer = None
     assert getattr(times.go(), "attempt", None) == 2
+
+
+@pytest.mark.parametrize("hours", [-12, -5, 0, 5, 12])
+def test_a_deferral_to_the_end_of_all_days_is_kept_in_any_zone(times: Times, hours: int) -> None:
+    times.answer = Deferred(datetime.max.replace(tzinfo=timezone(timedelta(hours=hours))), "never")
+    record = times.go()
+    assert isinstance(record, RunRecord)
+    assert (record.state, record.reason) == ("deferred", "never")
+    assert record.not_before == datetime(9000, 1, 1, tzinfo=UTC)
+    assert times.runner.plan().at == record.not_before
 
 
 def test_a_deferral_over_several_slots_is_one_run(times: Times) -> None:
