@@ -14,7 +14,7 @@ from stellerd import config as configuration
 from stellerd import database, hosts
 from stellerd.config import Config
 from stellerd.context import Services
-from stellerd.durations import parse_duration, parse_rate
+from stellerd.durations import duration, parse_rate
 from stellerd.job import Job
 from stellerd.limiter import Limit, Limiter
 from stellerd.runner import Emit, Runner
@@ -66,7 +66,7 @@ def runner(
         services = replace(services, now=store.clock)
     return Runner(
         name, job(), settings, store, limiter, services, emit,
-        every=entry.every or parse_duration(job.every), misfire=entry.misfire, retry_lost=entry.retry_lost,
+        every=entry.every or duration(job.every), misfire=entry.misfire, retry_lost=entry.retry_lost,
         observe=observe, step_down=step_down,
         end=end, key=key, alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4, attended=attended,
     )  # fmt: skip

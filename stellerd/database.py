@@ -6,10 +6,11 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -17,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from stellerd.errors import ConfigError, Unreachable
+from stellerd.texts import reason_of
 
 BUSY_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 10
@@ -46,6 +48,7 @@ def open_engine(url: str, name: str) -> sa.Engine:
     parsed = parse(url, name)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, name)
+    check_options(parsed, name)
     options = {**POSTGRES_OPTIONS, "client_encoding": _ENCODING}
     engine = sa.create_engine(
         parsed, pool_pre_ping=True, pool_size=2, max_overflow=3, hide_parameters=True, connect_args=options
@@ -108,6 +111,16 @@ def parse(url: str, name: str) -> URL:
     raise ConfigError(f"{name}: {backend} is not supported; use postgresql+psycopg://… or sqlite:///…")
 
 
+def check_options(url: URL, name: str) -> None:
+    """Raises: ConfigError for an option of a PostgreSQL URL that its client does not know."""
+    from psycopg import ProgrammingError, conninfo
+
+    try:
+        conninfo.make_conninfo(**{key: str(value) for key, value in url.query.items()})
+    except ProgrammingError as error:
+        raise ConfigError(f'{name} ({shown(url)}): {first_line(error)}; options follow the "?" of the URL') from None
+
+
 def _sqlite(url: URL, name: str) -> sa.Engine:
     make_folder(url, name)
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
@@ -116,17 +129,42 @@ def _sqlite(url: URL, name: str) -> sa.Engine:
     return engine
 
 
+def file_of(url: URL) -> Path | None:
+    """The plain file that an SQLite URL names; None: there is none, or it is a URI (sqlite.org/uri.html)."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return None if url.database.startswith("file:") else Path(url.database)
+
+
 def make_folder(url: URL, name: str) -> None:
     """The folder of an SQLite file, for this user alone.
 
     Raises: Unreachable when it cannot be made.
     """
-    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):  # sqlite.org/uri.html
-        folder = Path(url.database).parent
+    if file := file_of(url):
+        folder = file.parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise Unreachable(f"{name}: cannot create {folder}: {os.strerror(error.errno or 0)}") from None
+            raise Unreachable(f"{name}: cannot create {folder}: {reason_of(error)}") from None
+
+
+def open_to_read(path: str, options: Mapping[str, Any]) -> sqlite3.Connection:
+    """A connection to an SQLite file that is there already; it changes nothing in it.
+
+    Not SQLite's own mode=ro for whoever may write: such a connection leaves the log's files behind, made anew, where it
+    was the only one. Whoever may not takes a file without a log for one that nobody changes, or would leave files too.
+    """
+    if not options.get("uri"):
+        mode = "mode=rw"
+        if not os.access(path, os.W_OK):
+            mode = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
+        path = f"file:{quote(path)}?{mode}"
+    connection: sqlite3.Connection = sqlite3.connect(
+        path, **{**options, "uri": True, "check_same_thread": False, "timeout": BUSY_TIMEOUT_S}, isolation_level=None
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def prepare_sqlite(connection: sqlite3.Connection, record: Any = None) -> bool:

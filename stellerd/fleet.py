@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from stellerd import backoff, log, registry, states
@@ -15,13 +15,18 @@ from stellerd.guardian import Guard
 from stellerd.heartbeat import Heartbeats
 from stellerd.holds import Holds
 from stellerd.logpump import Sink
-from stellerd.loop import Loop
+from stellerd.loop import Loop, say
 from stellerd.managed import Managed
 from stellerd.memory import OomWitness
 from stellerd.process import Death, Process
 from stellerd.states import Action, Event, State
 from stellerd.status import iso
+from stellerd.texts import reason_of, short_line
 from stellerd.watch import Watch
+
+_FAILING = {State.BACKOFF: "in backoff", State.STARTING: "tried again", State.FATAL: "FATAL"}
+_NAMED, _REASON_CHARS = 3, 120
+"""How many failing jobs `summary` names, and how much of each reason it shows."""
 
 
 class Fleet:
@@ -32,16 +37,22 @@ class Fleet:
         self.log = log.get()
         self.holds = Holds(config.path(config.supervisor.holds))
         self.heartbeats = Heartbeats()
-        self.watch = Watch(loop, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
+        self.watch = Watch(loop, self.after, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
         self.oom = OomWitness()
         self.jobs = {name: Managed(name, job) for name, job in config.jobs.items() if job.enabled}
+        self.guests: list[Managed] = []
+        """The processes of runs that somebody asked for, beside those of the table."""
         self.waiting: list[Managed] = []
         """Jobs that start once those they come `after` had their first try."""
         self.guard: Guard
 
     def post_guard(self) -> None:
         """From now on all dies with this process."""
-        self.guard = Guard(self.loop, lambda: [job.pid for job in self.jobs.values() if job.pid], self._tell_of_guard)
+        self.guard = Guard(self.loop, lambda: [job.pid for job in self.everybody() if job.pid], self._tell_of_guard)
+
+    def everybody(self) -> list[Managed]:
+        """All that may have a process."""
+        return [*self.jobs.values(), *self.guests]
 
     def _tell_of_guard(self, event: str, why: str) -> None:
         self.log.warning(event, **({"reason": why} if why else {}))
@@ -55,6 +66,14 @@ class Fleet:
             self.restart(job)
         else:
             self.waiting.append(job)
+
+    def leave(self, job: Managed) -> None:
+        """It is no longer configured: it ends, whatever was wanted of it before, and is forgotten once it has."""
+        job.leaving, job.restart_wanted = True, False
+        if job in self.waiting:
+            self.waiting.remove(job)
+        self.dispatch(job, Event.STOP)
+        self.forget_if_gone(job)
 
     def start_waiting(self) -> None:
         """Start what waits for nobody any more. A job that failed holds nobody up: it had its try."""
@@ -70,18 +89,64 @@ class Fleet:
 
     def all_down(self) -> bool:
         """Whether no job has a process."""
-        return all(job.process is None for job in self.jobs.values())
+        return not self.guests and all(job.process is None for job in self.jobs.values())
+
+    def summary(self) -> str:
+        """One short line for the service manager: how many jobs are up, and which fail and why."""
+        states = [job.state for job in self.jobs.values()]
+        failing = [job for job in self.jobs.values() if job.is_failing()]
+        named = [
+            f"{job.name} {_FAILING[job.state]}: {short_line(job.reason, _REASON_CHARS) or 'no reason given'}"
+            for job in failing[:_NAMED]
+        ]
+        more = [f"{len(failing) - _NAMED} more fail"] if len(failing) > _NAMED else []
+        return "; ".join([f"{states.count(State.RUNNING)} of {len(states)} jobs up", *named, *more])
 
     def of_pid(self, pid: int) -> Managed | None:
         """The job whose process it is."""
-        return next((job for job in self.jobs.values() if job.pid == pid), None)
+        return next((job for job in self.everybody() if job.pid == pid), None)
 
     def kill_all(self) -> None:
         """SIGKILL to every group."""
-        for job in self.jobs.values():
+        for job in self.everybody():
+            with self.guarding(job):
+                if job.process:
+                    self.log.warning("killed: did not end in time", job=job.name)
+                    job.process.kill()
+
+    def bury(self, job: Managed) -> None:
+        """Its process is dead."""
+        with self.guarding(job):
             if job.process:
-                self.log.warning("killed: did not end in time", job=job.name)
+                job.process.bury()
+
+    @contextlib.contextmanager
+    def guarding(self, job: Managed) -> Iterator[None]:
+        """What is done here concerns this job alone, and so does its failure."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  the guard of all that is done to jobs
+            self.fail(job, error)
+
+    def fail(self, job: Managed, error: Exception) -> None:
+        """Nobody foresaw this: the job's process is killed, and its death is fed to the table as any other."""
+        say("internal error; the job's process is killed", error, job=job.name)
+        reason = f"internal error of stellerd: {type(error).__name__}: {error}"
+        if job.process and not job.process.over:
+            job.failure = job.failure or {"reason": reason}
+            with contextlib.suppress(OSError):
                 job.process.kill()
+        elif job.state in (State.STARTING, State.RUNNING, State.STOPPING):
+            job.forget_process()
+            job.reason, job.crashes = reason, job.crashes + 1
+            self.dispatch(job, Event.DIED)
+            self.forget_if_gone(job)
+        elif job.state is State.BACKOFF and not (job.retry and job.retry.callback):
+            self._try_again(job, job.settings.backoff_cap)
+
+    def after(self, job: Managed, seconds: float, callback: Callable[[], None], *, of_run: bool = False) -> None:
+        """A timer of this job's process, or of its run that is on."""
+        job.keep(self.loop.after(seconds, callback, owner=lambda error: self.fail(job, error)), of_run)
 
     def forget_if_gone(self, job: Managed) -> None:
         """Drop a job that is no longer configured once its process has ended."""
@@ -97,12 +162,10 @@ class Fleet:
         if event in (Event.START, Event.STOP) and job.retry:
             job.retry.cancel()
             job.retry = None
-        if action is Action.SPAWN:
-            self._spawn(job)
-        elif action is Action.TERMINATE:
-            self._terminate(job)
-        elif action is Action.RETRY:
-            self._retry(job)
+        act = {Action.SPAWN: self._spawn, Action.TERMINATE: self._terminate, Action.RETRY: self._retry}.get(action)
+        if act:
+            with self.guarding(job):
+                act(job)
         if job.state is not before:
             self.start_waiting()
             self.changed()
@@ -129,11 +192,12 @@ class Fleet:
             job.process = Process(
                 self.loop, assignment, self.sink,
                 lambda message: self.on_message(job, message), lambda death: self._on_death(job, death),
-                pump=job.settings.log == "pump", lines_before=job.lines_before,
+                on_error=lambda error: self.fail(job, error), pump=job.settings.log == "pump",
+                lines_before=job.lines_before,
             )  # fmt: skip
         except OSError as error:  # no process or descriptor to be had now: try again later, as after a crash
             job.forget_process()
-            job.reason = f"cannot fork: {os.strerror(error.errno or 0)}"
+            job.reason = f"cannot fork: {reason_of(error)}"
             self.log.error("cannot fork", job=job.name, reason=job.reason)
             job.crashes += 1
             self.dispatch(job, Event.DIED)
@@ -145,7 +209,7 @@ class Fleet:
         if job.process:
             process = job.process
             process.terminate(signal.Signals[f"SIG{job.settings.stop_signal}"])
-            job.timers.append(self.loop.after(job.settings.stop_grace, lambda: self._grace_is_over(job, process)))
+            self.after(job, job.settings.stop_grace, lambda: self._grace_is_over(job, process))
 
     def _grace_is_over(self, job: Managed, process: Process) -> None:
         if job.process is process:
@@ -161,7 +225,12 @@ class Fleet:
         job.restarts += 1
         if wait:
             self.log.info("restarts later", job=job.name, wait_s=round(wait, 2), crashes=job.crashes)
-        job.retry = self.loop.after(wait, lambda: self.dispatch(job, Event.TIMER))
+        self._try_again(job, wait)
+
+    def _try_again(self, job: Managed, wait: float) -> None:
+        job.retry = self.loop.after(
+            wait, lambda: self.dispatch(job, Event.TIMER), owner=lambda error: self.fail(job, error)
+        )
 
     def _on_death(self, job: Managed, death: Death) -> None:
         assert job.process is not None
@@ -174,6 +243,8 @@ class Fleet:
             "run": job.run["id"] if job.run else None, "state": job.state_of_death(),
             "cause": cause, "at": iso(datetime.now(UTC)),
         }  # fmt: skip
+        if job.run:
+            self.relay("stellerd_run_finished", job, {**job.run, "state": job.state_of_death(), "reason": cause})
         job.detail = str(job.failure.get("detail", "")) if job.failure else ""
         job.reason = "" if asked else job.recycling or cause
         if event is Event.RECYCLED:
@@ -188,6 +259,12 @@ class Fleet:
             job.restart_wanted = False
             self.dispatch(job, Event.START)
         self.forget_if_gone(job)
+
+    def relay(self, hook: str, job: Managed, run: Message) -> None:
+        """To the observers among the other processes; a plugin hears of its own runs in its own process."""
+        for other in self.jobs.values():
+            if other.observes and other.process and other.name != job.name:
+                other.process.relay(hook, job.name, run)
 
     def on_message(self, job: Managed, message: Message) -> None:
         """What a job says of itself."""
@@ -205,8 +282,11 @@ class Fleet:
         job.hear(kind, message)
         if kind == "ready":
             job.ready_at = self.loop.clock()
-            job.timers.append(self.loop.after(job.settings.settle, job.forgive))
+            self.after(job, job.settings.settle, job.forgive)
             self.log.info("ready", job=job.name, pid=job.pid)
             self.dispatch(job, Event.READY)
         elif kind == "run_started":
             self.watch.run_started(job)
+            self.relay("stellerd_run_started", job, message)
+        elif kind == "run_finished":
+            self.relay("stellerd_run_finished", job, message)

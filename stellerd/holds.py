@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from stellerd import log
+from stellerd.texts import reason_of
 
 
 class Holds:
@@ -21,7 +22,7 @@ class Holds:
     def _read(self) -> None:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
-            self.stopped, self.paused = set(data["stopped"]), set(data["paused"])
+            self.stopped, self.paused = _names(data["stopped"]), _names(data["paused"])
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -34,8 +35,8 @@ class Holds:
                 (names.add if wanted else names.discard)(job)
         try:
             self._write()
-        except OSError as error:
-            reason = f"not remembered over a restart: {self.path}: {os.strerror(error.errno or 0)}"
+        except (OSError, ValueError) as error:
+            reason = f"not remembered over a restart: {self.path}: {reason_of(error)}"
             log.get().warning("hold not written", job=job, reason=reason)
             return reason
         return ""
@@ -50,3 +51,10 @@ class Holds:
             stream.flush()
             os.fsync(fd)
         new.replace(self.path)
+
+
+def _names(value: object) -> set[str]:
+    """Raises: TypeError when it is no list of texts."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("not a list of job names")
+    return set(value)

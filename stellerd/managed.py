@@ -65,7 +65,12 @@ class Managed:
         self.killed = False
         """We sent SIGKILL."""
         self.last_death: dict[str, Any] = {}
+        self.observes = False
+        """Its plugin wants to hear of the runs of all jobs."""
         self.timers: list[Timer] = []
+        """What was meant for the process there is."""
+        self.run_timers: list[Timer] = []
+        """What was meant for the run that is on."""
         self.retry: Timer | None = None
         self.restart_wanted = self.leaving = self.was_settled = False
         self.old_lines: deque[tuple[int, str]] = deque(maxlen=200)
@@ -79,6 +84,10 @@ class Managed:
     def settled(self, now: float) -> bool:
         """Whether it was up long enough for its next crash to be forgiven."""
         return self.ready_at is not None and now - self.ready_at >= self.settings.settle
+
+    def is_failing(self) -> bool:
+        """Whether its process cannot be kept up: it waits for the next try, or that try is on."""
+        return self.state in (State.BACKOFF, State.FATAL) or (self.state is State.STARTING and self.crashes > 0)
 
     def forgive(self) -> None:
         """It has been up for `settle` seconds."""
@@ -133,9 +142,12 @@ class Managed:
             self.kind, self.every = message["job_kind"], message["every"]
             self.last_run = message["last_run"] or self.last_run
             self.last_death, self.reason, self.detail = {}, "", ""
+            self.observes = message.get("observes") is True
         elif kind == "run_started":
+            self._cancel(self.run_timers)
             self.run, self.progress, self.next_run = message, None, None
         elif kind == "run_finished":
+            self._cancel(self.run_timers)
             self.run = self.progress = None
             self.last_run, self.reason = message, ""
         elif kind == "next_run":
@@ -151,15 +163,21 @@ class Managed:
         elif kind == "recycle":
             self.recycling = message["reason"]
 
-    def cancel_timers(self) -> None:
-        """Nothing that was meant for the process before shall hit the next one."""
-        for timer in self.timers:
+    def keep(self, timer: Timer, of_run: bool) -> None:
+        """A timer that is void once the process there is, or the run that is on, has ended."""
+        timers = self.run_timers if of_run else self.timers
+        timers[:] = [*(one for one in timers if one.callback), timer]
+
+    @staticmethod
+    def _cancel(timers: list[Timer]) -> None:
+        for timer in timers:
             timer.cancel()
-        self.timers.clear()
+        timers.clear()
 
     def forget_process(self) -> None:
         """It is gone; what belonged to it goes too."""
-        self.cancel_timers()
+        self._cancel(self.timers)  # nothing that was meant for the process before shall hit the next one
+        self._cancel(self.run_timers)
         if self.process and self.process.log:
             self.old_lines.extend(self.process.log.since(0))
             self.lines_before = self.process.log.count
@@ -167,7 +185,7 @@ class Managed:
             self.heartbeat.release()
         self.process = self.heartbeat = self.ready_at = self.run = self.progress = self.failure = self.next_run = None
         self.overdue = self.recycling = ""
-        self.killed = False
+        self.killed = self.observes = False
 
     def lines(self, since: int) -> list[tuple[int, str]]:
         """(number, text) of the log lines after number `since` that are still kept."""

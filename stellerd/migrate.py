@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.sql import quoted_name
 
-from stellerd import database, rights
+from stellerd import database, reading, rights
 from stellerd.schema import REVISION, bookkeeping, metadata
 from stellerd.statements import create_all
 from stellerd.store import CREATE_LOCK, Store, of_another_version
@@ -65,9 +65,7 @@ def sql(url: str, since: str | None) -> str:
     """What `upgrade` would do, as SQL for somebody else to run; `since` None: from the version that is there."""
     backend = database.parse(url, _NAME).get_backend_name()
     if since is None:
-        store = Store(url)
-        since = store.revision()
-        store.close()
+        since = reading.revision(url)
     out = io.StringIO()
     if since == _FIRST:  # its number was in stellerd_meta
         out.write(f"{create_all(bookkeeping, backend)[0].strip()};\n\n{_NOTE_FIRST}\n\n")
@@ -75,20 +73,20 @@ def sql(url: str, since: str | None) -> str:
     return out.getvalue()
 
 
-def problems(url: str) -> list[tuple[str, str]]:
-    """(problem, the SQL that mends it, safe to run twice) of the store as this user sees it; makes the tables of a new
-    one where it may.
+def problems(url: str) -> list[tuple[str, str]] | None:
+    """(problem, the SQL that mends it, safe to run twice) of the store as this user sees it; None: it was not made yet.
 
-    Raises: ConfigError when they are of a newer stellerd; Unreachable.
+    Raises: ConfigError when its tables are of a newer stellerd; Unreachable.
     """
-    store = Store(url)
+    store = Store(url, reads_only=True)
     try:
         if store.on_postgres:
             with store.reading() as connection:
                 if found := list(rights.missing(connection)):
                     return found
-        before = store.revision()
-        if before is not None and before < REVISION:
+        if (before := reading.revision(url)) is None:
+            return None
+        if before < REVISION:
             return [(of_another_version(database.shown(store.url), before), _upgrade_by_owner(store, before))]
         store.create()
         return differences(url)

@@ -15,9 +15,10 @@ import multiprocess.context
 import multiprocess.popen_fork
 import multiprocess.process
 
+from stellerd import log
 from stellerd.channel import Assignment, Channel, Message
 from stellerd.logpump import LogPump, Sink
-from stellerd.loop import IN, OUT, Loop, Timer
+from stellerd.loop import IN, OUT, Loop, Owner, Timer
 
 _FLOOD_S = 0.001
 """Lines that come within so long of the last ones: about what it takes to fill a pipe."""
@@ -40,8 +41,15 @@ class Death:
         return f"signal {-self.code}"
 
 
+def _raise(error: Exception) -> None:
+    raise error
+
+
 class Process:
-    """A forked child in its own process group, with its channel and log pipe on the loop."""
+    """A forked child in its own process group, with its channel and log pipe on the loop.
+
+    `on_error` gets what its callbacks raise: see `loop`.
+    """
 
     def __init__(
         self,
@@ -51,10 +59,13 @@ class Process:
         on_message: Callable[[Message], None],
         on_death: Callable[[Death], None],
         *,
+        on_error: Owner = _raise,
         pump: bool = True,
         lines_before: int = 0,
     ) -> None:
-        self.loop, self.on_message, self.on_death = loop, on_message, on_death
+        self.loop, self.on_message, self.on_death, self.on_error = loop, on_message, on_death, on_error
+        self.over = False
+        """It is reaped: its number may be another process's by now."""
         self._pumped = -math.inf
         self._rest: Timer | None = None
         """Until when its lines are left in the pipe."""
@@ -62,8 +73,11 @@ class Process:
         """What it has yet to be told, once it reads again."""
         self.channel, theirs = Channel.pair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC) if pump else (None, None)
+        assignment.log_mark = log.new_mark() if pump else ""
         self.log = (
-            LogPump(assignment.job, log_read, sink, assignment.style, lines_before) if log_read is not None else None
+            LogPump(assignment.job, log_read, sink, assignment.style, lines_before, assignment.log_mark)
+            if log_read is not None
+            else None
         )
         try:
             self._child = _spawn(assignment, theirs, log_write)
@@ -76,7 +90,7 @@ class Process:
                 os.close(log_write)
         self.pid: int = self._child.pid
         try:
-            self.pidfd = os.pidfd_open(self.pid)
+            self._watch_over()
         except OSError:  # one that cannot be watched over must not live
             os.kill(self.pid, signal.SIGKILL)
             self._child.join()
@@ -84,10 +98,13 @@ class Process:
             raise
         with contextlib.suppress(OSError):  # on both sides, so that neither has to wait for the other; it may be gone
             os.setpgid(self.pid, self.pid)
-        loop.add(self.pidfd, lambda events: self.bury())
-        loop.add(self.channel.fileno(), self._on_channel)
+
+    def _watch_over(self) -> None:
+        self.pidfd = os.pidfd_open(self.pid)
+        self.loop.add(self.pidfd, lambda events: self.bury(), owner=self.on_error)
+        self.loop.add(self.channel.fileno(), self._on_channel, owner=self.on_error)
         if self.log:
-            loop.add(self.log.fd, lambda events: self._pump())
+            self.loop.add(self.log.fd, lambda events: self._pump(), owner=self.on_error)
 
     def _on_channel(self, events: int) -> None:
         if events & OUT:
@@ -99,6 +116,11 @@ class Process:
         """One command; False when it does not take any now."""
         return self.channel.send(command)
 
+    def relay(self, hook: str, job: str, run: Message) -> None:
+        """Tell its observers of another job's run, at most once: what it has no room for it never hears of."""
+        self.channel.send("observe", hook=hook, job=job, run=run)
+        self._send_rest()
+
     def configure(self, text: str) -> None:
         """Tell it of a new configuration. One that does not read for long, since a run is on, gets the last one."""
         self._configuration = text
@@ -107,6 +129,9 @@ class Process:
     def _tell_configuration(self) -> None:
         if self._configuration is not None and self.channel.send("configure", text=self._configuration):
             self._configuration = None
+        self._send_rest()
+
+    def _send_rest(self) -> None:
         finished = self.channel.flush() and self._configuration is None
         if not self.channel.closed:
             self.loop.modify(self.channel.fileno(), IN if finished else IN | OUT)
@@ -135,7 +160,7 @@ class Process:
         before, self._pumped = self._pumped, self.loop.clock()
         if self._pumped - before < _FLOOD_S:
             self.loop.modify(self.log.fd, 0)
-            self._rest = self.loop.after(_FLOOD_S, self._end_rest)
+            self._rest = self.loop.after(_FLOOD_S, self._end_rest, owner=self.on_error)
 
     def _end_rest(self) -> None:
         if self._rest and self.log:
@@ -158,8 +183,9 @@ class Process:
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+        if not self.over:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
 
     def is_stopped(self) -> bool:
         """Whether a signal stopped it (state T of proc(5))."""
@@ -171,16 +197,19 @@ class Process:
 
     def bury(self) -> None:
         """Last words, then the group, then the zombie: while it is unreaped its group id cannot be another's."""
-        if os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if self.over or os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
-        self.kill()
-        self._hear_last()
-        if self.log:
-            self.log.drain()
-        death = Death(self._child.exitcode)
-        self._close()
-        self._child.close()
-        self.on_death(death)
+        try:
+            self.kill()
+            self._hear_last()
+            if self.log:
+                self.log.drain()
+        finally:  # whatever its last words were: it is dead, and its supervisor must know
+            death = Death(self._child.exitcode)
+            self.over = True
+            self._close()
+            self._child.close()
+            self.on_death(death)
 
     def _hear_last(self) -> None:
         with contextlib.suppress(ValueError):

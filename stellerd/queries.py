@@ -206,7 +206,9 @@ def look(windows: int) -> Statement:
 for _windows in (1, 2, 3):  # the usual ones are compiled before the fork
     look(_windows)
 HITS = Statement(lambda insert: sa.select(hits.c.id, hits.c.at).where(_HIT))
-SET_CLOCK = Statement(lambda insert: sa.update(buckets).where(_BUCKET), columns=["boot", "ahead", "not_before"])
+SET_CLOCK = Statement(
+    lambda insert: sa.update(buckets).where(_BUCKET), columns=["boot", "ahead", "not_before", "override_until"]
+)
 PULL_BACK_HITS = Statement(lambda insert: sa.update(hits).where(_HIT, hits.c.at > given("now")), columns=["at"])
 FORGET_HITS = Statement(lambda insert: sa.delete(hits).where(_HIT, hits.c.at < given("before")))
 OLD_HITS = Statement(

@@ -19,7 +19,7 @@ from stellerd.hookspecs import hookimpl
 from stellerd.job import Job
 from stellerd.keeper import Keeper
 from stellerd.line import Line
-from stellerd.secret import RedactingStream
+from stellerd.redaction import RedactingStream
 from stellerd.store import Store
 
 _ROUNDS = 4

@@ -19,7 +19,7 @@ from stellerd.errors import RateLimited, StellerdError, Unreachable
 from stellerd.job import Deferred, Done, Job, Skipped
 from stellerd.keeper import Keeper
 from stellerd.limiter import Limiter
-from stellerd.secret import redact
+from stellerd.redaction import redact
 from stellerd.status import LOST, RunRecord, from_iso, iso
 from stellerd.store import Cursor, Store
 

@@ -12,6 +12,7 @@ from stellerd import database
 from stellerd.durable import DurableConnection
 from stellerd.errors import ConfigError, Unreachable
 from stellerd.statements import Compiled, Statement, dialect_of
+from stellerd.texts import reason_of
 
 _OF_THE_SERVER = 0.9  # of our patience: it ends a statement before we give up, and keeps no session that nobody reads
 
@@ -121,8 +122,8 @@ class Transaction:
 class Pool:
     """The connections of one process to one database."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.name = name
+    def __init__(self, url: str, name: str, *, reads_only: bool = False) -> None:
+        self.name, self.reads_only = name, reads_only
         self.url = database.parse(url, name)
         self.shown = database.shown(self.url)
         self.dialect = dialect_of(self.url.get_backend_name())
@@ -133,8 +134,10 @@ class Pool:
         self.open: Callable[[], Any] = self._open_sqlite if self.is_sqlite else self._open_postgres
 
     def _open_sqlite(self) -> Any:
-        database.make_folder(self.url, self.name)
         [path], options = self.dialect.create_connect_args(self.url)
+        if self.reads_only:
+            return database.open_to_read(path, options)
+        database.make_folder(self.url, self.name)
         connection = sqlite3.connect(
             path,
             **{**options, "check_same_thread": False, "timeout": database.BUSY_TIMEOUT_S},
@@ -153,11 +156,12 @@ class Pool:
             try:
                 connection.flush()
             except OSError as error:
-                raise Unreachable(f"{self.name} ({self.shown}): {error.strerror}") from error
+                raise Unreachable(f"{self.name} ({self.shown}): {reason_of(error)}") from error
 
     def _open_postgres(self) -> Any:
         from stellerd.patient import PatientConnection
 
+        database.check_options(self.url, self.name)
         options = database.postgres_options(self.url, self.dialect)
         connection = PatientConnection.connect(**options, autocommit=True)
         database.verify(connection, self.name, self.url)

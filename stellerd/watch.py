@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Protocol
 
 from stellerd.durations import format_duration
 from stellerd.loop import Loop
@@ -15,18 +16,24 @@ STOPPED_GRACE_S = 30.0
 """How long a process may be stopped by a signal when its job names no heartbeat_timeout."""
 
 
+class After(Protocol):
+    """Sets a timer that belongs to a job's process, or to its run that is on."""
+
+    def __call__(self, job: Managed, seconds: float, callback: Callable[[], None], *, of_run: bool = False) -> None: ...
+
+
 class Watch:
     """Arms timers for the supervisor; what it finds ends as the death of the process, with `overdue` as its cause."""
 
-    def __init__(self, loop: Loop, tell: Callable[[str, Managed, str], None]) -> None:
-        self.loop, self.tell = loop, tell
+    def __init__(self, loop: Loop, after: After, tell: Callable[[str, Managed, str], None]) -> None:
+        self.loop, self.after, self.tell = loop, after, tell
 
     def run_started(self, job: Managed) -> None:
         """From now on its run has `timeout`, unless it is a service, and its process a heartbeat to keep."""
         assert job.run is not None
         if job.run["kind_of_job"] != "service":
             process, run = job.process, job.run["id"]
-            job.timers.append(self.loop.after(job.settings.timeout, lambda: self._timeout(job, process, run)))
+            self.after(job, job.settings.timeout, lambda: self._timeout(job, process, run), of_run=True)
         if job.settings.heartbeat_timeout:
             self._listen(job, job.process, job.settings.heartbeat_timeout)
 
@@ -43,14 +50,14 @@ class Watch:
         if left <= 0:
             self.end(job, process, f"heartbeat: no sign of life for {format_duration(timeout)}")
         else:
-            job.timers.append(self.loop.after(left, lambda: self._listen(job, process, timeout)))
+            self.after(job, left, lambda: self._listen(job, process, timeout), of_run=True)
 
     def was_stopped(self, job: Managed) -> None:
         """Somebody sent SIGSTOP: it has its heartbeat_timeout to come back, whether a run is on or not."""
         process = job.process
         grace = job.settings.heartbeat_timeout or STOPPED_GRACE_S
         self.tell("a process was stopped by a signal", job, f"ended in {format_duration(grace)} unless it continues")
-        job.timers.append(self.loop.after(grace, lambda: self._still_stopped(job, process, grace)))
+        self.after(job, grace, lambda: self._still_stopped(job, process, grace))
 
     def _still_stopped(self, job: Managed, process: Process | None, grace: float) -> None:
         if process is not None and job.process is process and process.is_stopped():
@@ -65,7 +72,7 @@ class Watch:
         process.signal(signal.SIGABRT)
         process.signal(signal.SIGCONT)
         grace = min(_ABORT_GRACE_S, job.settings.stop_grace)
-        job.timers.append(self.loop.after(grace, lambda: self._kill(job, process)))
+        self.after(job, grace, lambda: self._kill(job, process))
 
     def _kill(self, job: Managed, process: Process) -> None:
         if job.process is process:

@@ -30,10 +30,11 @@ def test_no_half_written_file_is_left(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holds.json"]
 
 
-BROKEN = ["", "{", "[]", "5", "null", "{}", '{"stopped": 5, "paused": []}', '{"stopped": [["a"]], "paused": []}']
+BROKEN = ["", "{", "[]", "5", "null", "{}", '{"stopped": 5, "paused": []}', '{"stopped": [["a"]], "paused": []}',
+          '{"stopped": [5, "a"], "paused": []}', '{"stopped": ["a"], "paused": "b"}']  # fmt: skip
 
 
-@pytest.mark.parametrize("text", [*BROKEN, "\udcff", "[" * 100_000], ids=range(10))
+@pytest.mark.parametrize("text", [*BROKEN, "\udcff", "[" * 100_000], ids=range(12))
 def test_a_file_that_cannot_be_used_holds_nobody(tmp_path: Path, text: str) -> None:
     (tmp_path / "holds.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     holds = Holds(tmp_path / "holds.json")
@@ -44,6 +45,13 @@ def test_a_file_that_cannot_be_used_holds_nobody(tmp_path: Path, text: str) -> N
 def test_a_folder_that_cannot_be_written_is_said_and_fails_nobody() -> None:
     holds = Holds(Path("/proc/no/holds.json"))
     assert holds.set("a", stopped=True).startswith("not remembered over a restart: /proc/no/holds.json: ")
+    assert holds.stopped == {"a"}
+
+
+@pytest.mark.parametrize("path", ["/", "a\0b"])
+def test_a_name_that_no_file_can_have_is_said_and_fails_nobody(path: str) -> None:
+    holds = Holds(Path(path))
+    assert holds.set("a", stopped=True).startswith("not remembered over a restart: ")
     assert holds.stopped == {"a"}
 
 

@@ -188,3 +188,106 @@ def test_a_closed_loop_leaves_no_descriptor_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     Loop().close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+# --- the guard
+
+
+def test_a_descriptor_whose_callback_raises_is_taken_out_and_its_owner_told(loop: Loop, pipe: tuple[int, int]) -> None:
+    told: list[Exception] = []
+    loop.add(pipe[0], lambda events: 1 // 0, owner=told.append)  # type: ignore[arg-type, return-value]
+    os.write(pipe[1], b"x")
+    for _ in range(3):
+        loop.after(0, lambda: None)
+        loop.turn()
+    assert [type(error) for error in told] == [ZeroDivisionError]
+    loop.modify(pipe[0], OUT)  # its owner may not know yet
+
+
+def test_a_timer_whose_callback_raises_is_its_owners(loop: Loop) -> None:
+    told: list[Exception] = []
+    loop.after(0, lambda: 1 // 0, owner=told.append)  # type: ignore[arg-type, return-value]
+    loop.turn()
+    assert [type(error) for error in told] == [ZeroDivisionError]
+    assert loop._timeout() is None
+
+
+def test_a_descriptor_of_the_daemons_own_is_armed_again(loop: Loop, clock: FakeClock, pipe: tuple[int, int]) -> None:
+    failures, read = [OSError("once"), ValueError("twice")], list[bytes]()
+
+    def callback(events: int) -> None:
+        if failures:
+            raise failures.pop()
+        read.append(os.read(pipe[0], 10))
+
+    loop.add(pipe[0], callback)
+    os.write(pipe[1], b"x")
+    turns = 0
+    while not read:
+        loop.after(0, lambda: None)
+        loop.turn()
+        clock.time += 0.1
+        turns += 1
+    assert (read, turns > 10) == ([b"x"], True)  # not without a pause
+
+
+def test_a_timer_of_the_daemons_own_is_armed_again(loop: Loop, clock: FakeClock) -> None:
+    failures, fired = [OSError("once"), ValueError("twice")], list[int]()
+
+    def callback() -> None:
+        if failures:
+            raise failures.pop()
+        fired.append(1)
+
+    loop.after(0, callback)
+    for _ in range(3):
+        loop.turn()
+        clock.time += 1
+    assert (fired, loop._timeout()) == ([1], None)
+
+
+@pytest.mark.parametrize("kind", ["descriptor", "timer"])
+def test_what_always_fails_of_the_daemons_own_ends_it(
+    loop: Loop, clock: FakeClock, pipe: tuple[int, int], kind: str
+) -> None:
+    def callback(*events: int) -> None:
+        raise ValueError("always")
+
+    loop.add(pipe[0], callback) if kind == "descriptor" else loop.after(0, callback)
+    os.write(pipe[1], b"x")
+
+    def turn_for_long() -> None:
+        for _ in range(100):
+            loop.after(0, lambda: None)
+            loop.turn()
+            clock.time += 0.5
+
+    with pytest.raises(ValueError, match="always"):
+        turn_for_long()
+    assert clock.time >= 1002  # it was tried again
+
+
+def test_timers_that_were_cancelled_long_before_their_time_take_no_room(loop: Loop) -> None:
+    kept = [loop.after(1000, lambda: None) for _ in range(10)]
+    for _ in range(10_000):
+        loop.after(3600, lambda: None).cancel()
+    assert len(loop._timers) < 200
+    assert all(timer in loop._timers for timer in kept)
+
+
+def test_a_wait_longer_than_the_kernel_can_count_is_no_error(loop: Loop, pipe: tuple[int, int]) -> None:
+    loop.after(400 * 86400.0, lambda: None)
+    read: list[bytes] = []
+    loop.add(pipe[0], lambda events: read.append(os.read(pipe[0], 10)))
+    os.write(pipe[1], b"x")
+    loop.turn()
+    assert read == [b"x"]
+
+
+def test_a_deadline_years_away_does_not_keep_the_loop_from_waiting(loop: Loop, pipe: tuple[int, int]) -> None:
+    seen: list[int] = []
+    loop.after(3650 * 86400.0, lambda: seen.append(-1))
+    loop.add(pipe[0], seen.append)
+    os.write(pipe[1], b"x")
+    loop.turn()
+    assert seen == [1]

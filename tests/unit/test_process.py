@@ -21,10 +21,14 @@ class Flooded:
         self.loop.clock = lambda: self.now
         self.read, self.write = os.pipe()
         self.process = Process.__new__(Process)
-        self.process.loop = self.loop
+        self.process.loop, self.process.on_error = self.loop, self.raise_
         self.process.log = self.log = LogPump("it", self.read, Sink(file=folder / "log"), "text")
         self.process._pumped, self.process._rest = self.now, None
         self.loop.add(self.read, lambda events: self.process._pump())
+
+    @staticmethod
+    def raise_(error: Exception) -> None:
+        raise error
 
     def turn(self) -> list[str]:
         """One turn that waits for nothing; the lines so far."""
