@@ -8,7 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,6 @@ OUTCOMES: dict[str, tuple[Callable[[Context], Any], str, str, int]] = {
                               "TypeError: Skipped.reason must be a text, not NoneType", 70),
     "deferred for no reason": (lambda ctx: Deferred(LATER, None), "failed",  # type: ignore[arg-type]
                                "TypeError: Deferred.reason must be a text, not NoneType", 70),
-    "deferred for ever": (lambda ctx: Deferred(datetime.max.replace(tzinfo=UTC), "never"), "failed",
-                          "ValueError: Deferred.until is more than 3660 days away", 70),
     "a text for problems": (lambda ctx: Done(problems="one problem"), "partial",  # type: ignore[arg-type]
                             "one problem", 1),
     "decimal counted": (lambda ctx: ctx.count(rows=Decimal(1)), "failed",  # type: ignore[arg-type]
@@ -393,6 +391,16 @@ def test_a_deferred_run_goes_on_at_its_time_in_its_slot(times: Times) -> None:
     assert times.plan() == (4, 0, "deferred")
     times.answer = None
     assert getattr(times.go(), "attempt", None) == 2
+
+
+@pytest.mark.parametrize("hours", [-12, -5, 0, 5, 12])
+def test_a_deferral_to_the_end_of_all_days_is_kept_in_any_zone(times: Times, hours: int) -> None:
+    times.answer = Deferred(datetime.max.replace(tzinfo=timezone(timedelta(hours=hours))), "never")
+    record = times.go()
+    assert isinstance(record, RunRecord)
+    assert (record.state, record.reason) == ("deferred", "never")
+    assert record.not_before == datetime(9000, 1, 1, tzinfo=UTC)
+    assert times.runner.plan().at == record.not_before
 
 
 def test_a_deferral_over_several_slots_is_one_run(times: Times) -> None:
