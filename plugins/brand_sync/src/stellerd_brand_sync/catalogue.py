@@ -15,9 +15,10 @@ from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import CategoryRow
 from stellerd_brand_sync.decode import Decoder
 from stellerd_brand_sync.digests import Digests, Known
+from stellerd_brand_sync.mend import loose
 from stellerd_brand_sync.merge import Merge, Tally
-from stellerd_brand_sync.missing import Missing, Spared
-from stellerd_brand_sync.wire import ids_of, loose, products_of
+from stellerd_brand_sync.missing import Missing
+from stellerd_brand_sync.spared import Spared
 
 _ROUNDS = 3
 
@@ -62,9 +63,13 @@ class Findings:
 
 @dataclass
 class Stored:
-    """What became of it: usable products in the catalogue, and the run's counters."""
+    """What became of it: usable products in the catalogue, and the run's counters.
+
+    `blind`: a brand came of which nothing can be told, so that nothing counts as vanished.
+    """
 
     usable: int = 0
+    blind: bool = False
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -95,7 +100,7 @@ class _Storing:
         self.order.guard(usable, self.products)
         tally, refused = self._write()
         after = self.products + tally.new
-        missing = Missing(self.merge, self.unchanged.values(), self._spared())
+        missing = Missing(self.merge, self.unchanged.values(), self.decoder.spared)
         vanished = missing.count(after, usable - refused) if self.order.complete else 0
         if vanished and self.order.out_of_stock:
             tally.rows += missing.out_of_stock()
@@ -110,20 +115,17 @@ class _Storing:
         self._show(counters)
         self.merge.finish()
         counters |= {"stage_ms": ms(began, seen), "merge_ms": ms(seen, time.perf_counter())}
-        return Stored(usable, counters)
-
-    def _spared(self) -> Spared:
-        known = self.decoder.brands | set(self.unchanged.values())
-        return Spared(set(self.decoder.spared), self.decoder.spared_brands - known)
+        return Stored(usable, self.decoder.spared.anything, counters)
 
     def _show(self, counters: dict[str, int]) -> None:
         """Let `look` see what vanished from unchanged brands too: in earlier runs, but vanished it has."""
         if not self.order.look:
             return
-        spared = self._spared()
+        seen = Spared()
         for position in self.unchanged:
-            spared.ids.update(ids_of(products_of(loose(self.brands[position]))))
-        missing = Missing(self.merge, (), spared)
+            seen.add_brand(loose(self.brands[position]))
+        seen += self.decoder.spared
+        missing = Missing(self.merge, (), seen)
         self.order.look(Findings(self.merge, missing, list(self.decoder.book.new.values()), counters))
 
     def _leave_out(self) -> None:
@@ -170,7 +172,7 @@ class _Storing:
         for brand in guilty:
             raw = self.brands[brand.position]
             self.aside.add("brand", brand.key, brand.reason, bytes(raw))
-            self.decoder.spared |= ids_of(products_of(loose(raw)))
+            self.decoder.spared.add_brand(loose(raw))
         self.decoder.clean -= {brand.key for brand in guilty}
         return tally, sum(brand.products for brand in guilty)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from stellerd_brand_sync import statements as sql
 from stellerd_brand_sync import values
 from stellerd_brand_sync.categories import CategoryBook, CategoryRow
-from stellerd_brand_sync.decode import BrandRows
+from stellerd_brand_sync.rows import BrandRows
 from stellerd_brand_sync.staging import BATCH, Staging
 from stellerd_brand_sync.tables import SYSTEM_USER
 
