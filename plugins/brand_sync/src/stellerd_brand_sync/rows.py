@@ -131,12 +131,12 @@ def link(rows: BrandRows, brand: Shop, book: CategoryBook, raw: msgspec.Raw) -> 
 def product_row(brand: int, product: Sold) -> tuple[ProductAlone, Decimal]:
     """The row without its price, and the largest face value, which decides about that. Raises: Unusable."""
     number = values.whole("id", product.id, 1)
-    face = values.span("minFaceValue", product.min_face_value, "maxFaceValue", product.max_face_value, 4)
+    low, high, largest = values.span("minFaceValue", product.min_face_value, "maxFaceValue", product.max_face_value, 4)
     row = (
-        number, brand, values.line("name", product.name), face.least_text, face.most_text,
+        number, brand, values.line("name", product.name), low, high,
         values.stock("count", product.count), values.moment("modifiedDate", product.modified_date),
     )  # fmt: skip
-    return row, face.most
+    return row, largest
 
 
 def price_row(largest: Decimal, price: Price | msgspec.UnsetType | None) -> PriceRow:
@@ -145,11 +145,9 @@ def price_row(largest: Decimal, price: Price | msgspec.UnsetType | None) -> Pric
         return NO_PRICE
     if price is msgspec.UNSET:
         raise Unusable("price is missing; the product is stored, its price and configuration stay as they are")
-    asked = values.span("price.min", price.min, "price.max", price.max, 8)
-    commission = COMMISSION_INCLUDED if largest > asked.most else COMMISSION_EXTRA
-    return (
-        asked.least_text, asked.most_text, values.currency("price.currencyCode", price.currency_code), commission,
-    )  # fmt: skip
+    low, high, most = values.span("price.min", price.min, "price.max", price.max, 8)
+    commission = COMMISSION_INCLUDED if largest > most else COMMISSION_EXTRA
+    return low, high, values.currency("price.currencyCode", price.currency_code), commission
 
 
 def _says_something(categories: msgspec.Raw) -> bool:

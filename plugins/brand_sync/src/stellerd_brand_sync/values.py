@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
-from typing import Any, NamedTuple
+from typing import Any
 
 MAX_INT = 2**31 - 1
 _SHOWABLE = 10**40
@@ -57,27 +57,18 @@ def money(name: str, value: Decimal, places: int) -> tuple[Decimal, str]:
     return exact, f"{exact:f}"
 
 
-class Span(NamedTuple):
-    """Two amounts, the second as large as the first or larger, and both as texts."""
-
-    least_text: str
-    most_text: str
-    most: Decimal
-
-
-def span(low_name: str, low: Any, high_name: str, high: Any, places: int) -> Span:
-    """Two amounts with `places` decimals; mostly they are one.
+def span(low_name: str, low: Any, high_name: str, high: Any, places: int) -> tuple[str, str, Decimal]:
+    """Two amounts as texts with `places` decimals, mostly one and the same, and the larger one.
 
     Raises: Unusable as `amount` and `money` do, and when the first is the larger.
     """
-    low, high = amount(low_name, low), amount(high_name, high)
-    least, least_text = money(low_name, low, places)
-    if low == high:
-        return Span(least_text, least_text, least)
-    most, most_text = money(high_name, high, places)
+    least, least_text = money(low_name, amount(low_name, low), places)
+    if type(low) is type(high) and low == high:
+        return least_text, least_text, least
+    most, most_text = money(high_name, amount(high_name, high), places)
     if least > most:
         raise Unusable(f"{low_name} {least} is above {high_name} {most}")
-    return Span(least_text, most_text, most)
+    return least_text, most_text, most
 
 
 def _short(value: object) -> str:
