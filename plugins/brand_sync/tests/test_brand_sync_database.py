@@ -300,3 +300,34 @@ def test_check_creates_nothing(any_url: str, worlds: Any, vendor: Any) -> None:
     world.harness.check()
     assert sa.inspect(world.engine).get_table_names() == []
     assert vendor.paths == []
+
+
+def test_what_the_databases_encoding_cannot_hold_costs_its_brand_alone(
+    postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make
+) -> None:
+    url = sa.make_url(postgres_url)
+    name = f"{url.database}_latin"
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        options = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}" {options}')
+    world = worlds(
+        url.set(database=name).render_as_string(hide_password=False), vendor.base_url, on_missing="out-of-stock"
+    )
+    try:
+        brands = [brand(str(n), product(n), terms="für") for n in range(1, 20)]
+        vendor.catalogue(brands)
+        assert world.ok()["products"] == 19
+        vendor.catalogue([one | {"name": "neu" if n != 7 else "新"} for n, one in enumerate(brands)])
+        for rows in (18, 0):
+            counters = world.ok()
+            assert (counters["quarantined"], counters["vanished"], counters["rows"]) == (1, 0, rows)
+            [item] = world.harness.quarantined()
+            assert item["key"] == "8"
+            assert "LATIN1" in item["reason"]
+        assert world.query('SELECT "Id" FROM "Products" WHERE "Count" = 0') == []
+    finally:
+        world.close()
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+        admin.dispose()

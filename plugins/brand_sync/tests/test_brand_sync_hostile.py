@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stellerd_brand_sync import catalogue, mend, values, wire
 from stellerd_brand_sync.aside import Aside
@@ -258,9 +258,15 @@ def test_random_damage_ends_in_a_refusal_or_in_a_stored_catalogue(
         assert aside.faults == [], seed
 
 
-@settings(max_examples=40)
-@given(st.lists(st.recursive(st.none() | st.text() | st.integers(), lambda some: st.lists(some) | st.dictionaries(
-    st.text(), some)), min_size=1))  # fmt: skip
+_json = st.recursive(
+    st.none() | st.text(max_size=6) | st.integers(),
+    lambda some: st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=3), some, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(_json, min_size=1, max_size=5))
 def test_a_body_is_cut_where_its_items_are(items: list[Any]) -> None:
     for body, name in (({"a": [[1, 2]], "brands": items, "b": {"brands": [3]}}, b"brands"), (items, b"")):
         parts = mend.split(json.dumps(body).encode(), name)

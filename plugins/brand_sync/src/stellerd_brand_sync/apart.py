@@ -106,7 +106,7 @@ class _Search:
             if refusal.is_server(error):
                 raise
             self._last = error
-            return _reason(error.orig)
+            return reason_of(error.orig)
         return ""
 
     def _leave(self, guilty: Sequence[int]) -> None:
@@ -126,7 +126,7 @@ class _Search:
         self._merge.staging.analyse()
 
 
-def _reason(error: Any) -> str:
+def reason_of(error: Any) -> str:
     """The constraint's name and what the database said, in one line."""
     said = " ".join(str(error).split("\n")[0].split())
     facts = getattr(error, "diag", None)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
-from stellerd_brand_sync import apart, digests
+from stellerd_brand_sync import apart, digests, refusal
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import CategoryRow
 from stellerd_brand_sync.decode import Decoder
@@ -18,6 +20,7 @@ from stellerd_brand_sync.digests import Digests, Known
 from stellerd_brand_sync.mend import loose
 from stellerd_brand_sync.merge import Merge, Tally
 from stellerd_brand_sync.missing import Missing
+from stellerd_brand_sync.rows import BrandRows
 from stellerd_brand_sync.spared import Spared
 
 _ROUNDS = 3
@@ -153,11 +156,31 @@ class _Storing:
         pairs = [(position, raw) for position, raw in enumerate(self.brands) if position not in self.unchanged]
         if not pairs:
             return 0
-        staged = self.merge.stage(
-            self.decoder.read(pairs), self.hashes, lambda done: self.order.progress(done, len(pairs))
-        )
+        try:
+            with self.merge.connection.begin_nested():
+                staged = self.merge.stage(
+                    self.decoder.read(pairs), self.hashes, lambda done: self.order.progress(done, len(pairs))
+                )
+        except (DBAPIError, psycopg.Error) as error:
+            if not refusal.is_of_rows(getattr(error, "orig", error)):
+                raise
+            staged = self._stage_each(pairs)
         self.merge.staging.analyse()
         return staged
+
+    def _stage_each(self, pairs: list[tuple[int, msgspec.Raw]]) -> int:
+        """Of some brand the database cannot even take the text, in its encoding."""
+        self.aside.clear()
+        self.merge.begin_again()
+        self.decoder = Decoder(self.merge.known_categories(), self.aside)
+        return self.merge.stage_each(self.decoder.read(pairs), self.hashes, self._refuse)
+
+    def _refuse(self, rows: BrandRows, error: Exception) -> None:
+        position, key = rows.brand[:2]
+        raw = self.brands[position]
+        reason = apart.reason_of(getattr(error, "orig", error))
+        self.aside.add("brand", key, f"brand {key}: {reason}; nothing of this brand was stored", bytes(raw))
+        self.decoder.refuse(key, raw)
 
     def _claimed(self) -> set[str]:
         if not self.unchanged or not self.decoder.brands:

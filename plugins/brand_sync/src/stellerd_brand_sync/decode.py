@@ -9,6 +9,7 @@ import msgspec
 
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import CategoryBook
+from stellerd_brand_sync.mend import loose
 from stellerd_brand_sync.rows import (
     Brand,
     BrandRows,
@@ -79,6 +80,12 @@ class Decoder:
         for row in found.rows.products if found.rows else ():
             self._products.add(row[0])
         return found.rows
+
+    def refuse(self, key: str, raw: msgspec.Raw) -> None:
+        """The database cannot store this brand: it has not vanished, and is looked at again."""
+        self.brands.discard(key)
+        self.clean.discard(key)
+        self.spared.add_brand(loose(raw))
 
     def _take(self, rows: BrandRows | None, fetched: int, complaints: Iterable[Complaint]) -> None:
         self.fetched += fetched

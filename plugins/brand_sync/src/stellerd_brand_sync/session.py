@@ -16,7 +16,10 @@ from stellerd_brand_sync import refusal
 LOCK = 7_305_812_166
 """Key of the advisory lock that lets one sync at a time into a PostgreSQL database; any number, always the same."""
 # Statements that are run once are not worth compiling
-_LOCAL = "SET LOCAL lock_timeout = '120s'; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off"
+_LOCAL = (
+    "SET LOCAL lock_timeout = '120s'; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off; "
+    "SET LOCAL client_encoding = 'UTF8'"  # what COPY is sent in; by default it is the database's own
+)
 
 
 class Unstorable(errors.JobFailed):
