@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import http.client
 import ipaddress
 import json
 import re
@@ -324,12 +325,27 @@ def _first_words(text: str) -> str:
     return shortened(" ".join(re.sub(r"[^\x20-\x7e\xa0-\uffff]", " ", plain).split()), 200)
 
 
+def _of_http(error: BaseException) -> str:
+    """In our words what the library says in Python's; "" for an error that is not about HTTP."""
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the server closed the connection without an answer"
+    if isinstance(error, http.client.IncompleteRead):
+        partial: Any = error.partial  # urllib3 has a number here
+        came = partial if isinstance(partial, int) else len(partial)
+        return f"the answer broke off after {came} bytes" + (f", {error.expected} more expected" * bool(error.expected))
+    about_http = isinstance(error, http.client.HTTPException | urllib3.exceptions.InvalidHeader)
+    return "the answer is not HTTP as it should be" if about_http else ""
+
+
 def _plain(error: BaseException) -> str:
     """What went wrong at the bottom of a chain of library errors, without addresses of objects."""
-    root = error
+    root, chain = error, [error]
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__  # type: ignore[assignment]
+        chain.append(root)
     if isinstance(root, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {certificate(root)}"
+    if text := next(filter(None, map(_of_http, chain)), ""):
+        return text if not isinstance(root, ValueError) else "the answer is not HTTP as it should be"
     text = getattr(root, "strerror", None) or str(root) or type(root).__name__
     return re.sub(r"<[^>]*object at [^>]*>[:,]?\s*", "", text)

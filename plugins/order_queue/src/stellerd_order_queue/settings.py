@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from stellerd import Duration, Settings
-from stellerd_order_queue.ledger import Rules, Wanted
 from stellerd_order_queue.publisher import Wishes
+from stellerd_order_queue.records import Rules, Wanted
 
 
 def _positive(seconds: float) -> float:
