@@ -6,7 +6,7 @@ import gc
 import sys
 from types import TracebackType
 
-from stellerd import hosts, log, preload
+from stellerd import hosts, kernel, log, preload
 from stellerd.config import Config
 from stellerd.errors import ConfigError
 from stellerd.logpump import Sink
@@ -18,6 +18,7 @@ def run(config: Config) -> int:
 
     Raises: ConfigError when a secret is missing; Unreachable when another daemon runs already.
     """
+    kernel.require()
     if problems := config.problems_of_secrets():
         raise ConfigError(problems)
     if not config.jobs:

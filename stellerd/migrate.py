@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,9 @@ def init(url: str) -> bool:
 
     Raises: ConfigError when they are of another version; Unreachable.
     """
-    store = Store(url)
-    new = store.revision() is None
-    store.create()
-    store.close()
+    with contextlib.closing(Store(url)) as store:
+        new = store.revision() is None
+        store.create()
     return new
 
 
@@ -42,12 +42,11 @@ def upgrade(url: str) -> tuple[str | None, str]:
 
     Raises: ConfigError when they are of a newer stellerd; Unreachable.
     """
-    store = Store(url)
-    before = store.revision()
-    if before is None or before > REVISION:
-        store.create()  # says what is wrong with a newer one
-        return None, REVISION
-    store.close()
+    with contextlib.closing(Store(url)) as store:
+        before = store.revision()
+        if before is None or before > REVISION:
+            store.create()  # says what is wrong with a newer one
+            return None, REVISION
     engine = database.open_engine(url, _NAME)
     try:
         with database.transaction(engine, _NAME) as connection:
@@ -66,9 +65,8 @@ def sql(url: str, since: str | None) -> str:
     """What `upgrade` would do, as SQL for somebody else to run; `since` None: from the version that is there."""
     backend = database.parse(url, _NAME).get_backend_name()
     if since is None:
-        store = Store(url)
-        since = store.revision()
-        store.close()
+        with contextlib.closing(Store(url)) as store:
+            since = store.revision()
     out = io.StringIO()
     if since == _FIRST:  # its number was in stellerd_meta
         out.write(f"{create_all(bookkeeping, backend)[0].strip()};\n\n{_NOTE_FIRST}\n\n")
@@ -98,17 +96,14 @@ def missing_grants(url: str) -> list[tuple[str, str]]:
     """(what the user may not do, the SQL that allows it), on PostgreSQL; one that owns the tables may do everything."""
     if database.parse(url, _NAME).get_backend_name() != "postgresql":
         return []
-    store = Store(url)
-    with store.reading() as connection:
+    with contextlib.closing(Store(url)) as store, store.reading() as connection:
         user = connection.execute(sa.select(sa.func.current_user().label("user"))).scalar_one()
-        found = [
+        return [
             (f"{name}: no right to {rights}", f'GRANT {rights} ON {kind} {name} TO "{user}";')
             for table in metadata.tables.values()
             if connection.execute(sa.select(sa.func.to_regclass(table.name).label("there"))).scalar()
             for kind, name, rights in _lacking(connection, table)
         ]
-    store.close()
-    return found
 
 
 def _lacking(connection: Transaction, table: sa.Table) -> Iterator[tuple[str, str, str]]:

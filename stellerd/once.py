@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stellerd import log
+from stellerd import kernel, log
 from stellerd.channel import Assignment, Message
 from stellerd.config import Config
 from stellerd.durations import format_duration
 from stellerd.logpump import Sink
 from stellerd.loop import Loop
 from stellerd.process import Death, Process
-from stellerd.signals import SignalPipe
+from stellerd.signals import SignalPipe, asked_again
 from stellerd.store import Store
 
 Mode = Literal["once", "check", "settings", "schema", "databases"]
@@ -46,9 +47,11 @@ class Once:
         self.failure: Message | None = None
         self.told: Message | None = None
         self.overdue = self.interrupted = False
+        self.interrupted_at = 0.0
 
     def run(self, mode: Mode = "once", *, dry_run: bool = False, wait_s: float = 0.0, connect: bool = True) -> Result:
         """Blocks until the process has ended. Other modes than "once" leave no record."""
+        kernel.require()
         signals = SignalPipe((signal.SIGINT, signal.SIGTERM))
         self.loop.add(signals.fd, lambda events: self._interrupt() if signals.read() else None)
         assignment = Assignment(
@@ -66,8 +69,10 @@ class Once:
 
     def _interrupt(self) -> None:
         if self.interrupted:
-            self.process.kill()
-        self.interrupted = True
+            if asked_again(self.loop.clock() - self.interrupted_at):
+                self.process.kill()
+            return
+        self.interrupted, self.interrupted_at = True, self.loop.clock()
         self.process.terminate()
         self.loop.after(self.settings.stop_grace, self.process.kill)
 
@@ -118,7 +123,7 @@ class Once:
             reason, code = "interrupted", INTERRUPTED
         if self.started is None:
             return Result(code, None, reason)
-        store = Store(self.config.state_url(), host=self.config.state.host)
-        store.recover(self.started["key"], reason, state, self.started["id"])
-        record = next((run for run in store.history(self.job, 50) if run.id == self.started["id"]), None)
+        with contextlib.closing(Store(self.config.state_url(), host=self.config.state.host)) as store:
+            store.recover(self.started["key"], reason, state, self.started["id"])
+            record = next((run for run in store.history(self.job, 50) if run.id == self.started["id"]), None)
         return Result(code, record.to_json() if record else None, reason)
