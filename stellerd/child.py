@@ -67,8 +67,8 @@ def _last_words(assignment: Assignment, channel: Channel, code: int, reason: str
 
 
 def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
-    """The fork contract: die with the parent, own group, default signals, no descriptor of others. `random` seeds
-    itself anew after a fork."""
+    """The fork contract: die with the parent, own group, default signals, no descriptor of others, no core file.
+    `random` seeds itself anew after a fork."""
     _die_with_parent(assignment)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
@@ -87,6 +87,7 @@ def _after_fork(assignment: Assignment, channel: Channel, log_fd: int | None) ->
     ours = channel.fileno()
     os.closerange(3, ours)
     os.closerange(ours + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    surroundings.no_core_file()
     gc.enable()
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from stellerd import early  # noqa: F401  the rest of the imports take their time
+
+# isort: split
 import atexit
 import contextlib
 import gc
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from stellerd import signals
 from stellerd.errors import StellerdError, UsageError
 from stellerd.limits import limits
 from stellerd.options import JSON, WIDE, complain
@@ -86,7 +90,11 @@ def _known(config: Config, job: str) -> None:
 @cli.command()
 @click.pass_context
 def run(context: click.Context) -> NoReturn:
-    """Run the daemon in the foreground (the default)."""
+    """Run the daemon in the foreground (the default).
+
+    SIGTERM or Ctrl-C ends it once its jobs have ended; a second one, at least a second later, kills them.
+    """
+    signals.hold()
     gc.disable()  # imports make little garbage, and looking for it takes 20 ms; the daemon enables it again
     from stellerd import config, daemon
 

@@ -7,7 +7,7 @@ import os
 import sys
 from types import TracebackType
 
-from stellerd import hosts, locate, log, preload
+from stellerd import hosts, kernel, locate, log, preload
 from stellerd.config import Config
 from stellerd.logpump import Sink
 from stellerd.supervisor import Supervisor
@@ -18,6 +18,7 @@ def run(config: Config) -> int:
 
     Raises: ConfigError when a secret or any job is missing; Unreachable when another daemon runs already.
     """
+    kernel.require()
     config.require_usable()
     file = config.supervisor.log_file
     sink = Sink(file=config.path(file) if file else None)

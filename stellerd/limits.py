@@ -90,6 +90,7 @@ def _buckets(context: click.Context) -> Buckets:
 
     config = load(context)
     store = Store(config.state_url(), host=config.state.host)
+    context.call_on_close(store.close)
     store.create()
     return Buckets(store, configured_limits(config))
 

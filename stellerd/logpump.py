@@ -193,7 +193,7 @@ class LogPump:
         lines = text.count(b"\n") + 1  # framing adds none
         self._keep(block, lines)
         self.count += lines
-        self.sink.block(block, lines, b"".join(map(self._level, each)) or b"6")
+        self.sink.block(block, lines, b"".join(map(self._level, each)) or b"6" if self.sink.journal else b"6")
         if self.also:
             self.also(block)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,9 @@ def init(url: str) -> bool:
 
     Raises: ConfigError when they are of another version; Unreachable.
     """
-    store = Store(url)
-    new = store.revision() is None
-    store.create()
-    store.close()
+    with contextlib.closing(Store(url)) as store:
+        new = store.revision() is None
+        store.create()
     return new
 
 
@@ -41,12 +41,11 @@ def upgrade(url: str) -> tuple[str | None, str]:
 
     Raises: ConfigError when they are of a newer stellerd; Unreachable.
     """
-    store = Store(url)
-    before = store.revision()
-    if before is None or before > REVISION:
-        store.create()  # says what is wrong with a newer one
-        return None, REVISION
-    store.close()
+    with contextlib.closing(Store(url)) as store:
+        before = store.revision()
+        if before is None or before > REVISION:
+            store.create()  # says what is wrong with a newer one
+            return None, REVISION
     engine = database.open_engine(url, _NAME)
     try:
         with database.transaction(engine, _NAME) as connection:
@@ -121,14 +120,11 @@ def differences(url: str) -> list[tuple[str, str]]:
 
 
 def _schema(url: str) -> rights.Place | None:
-    store = Store(url)
-    try:
+    with contextlib.closing(Store(url)) as store:
         if not store.on_postgres:
             return None
         with store.reading() as connection:
             return rights.place(connection)
-    finally:
-        store.close()
 
 
 def _added(difference: Any, dialect: sa.Dialect, there: rights.Place | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from stellerd import log, texts
+from stellerd import kernel, log, texts
 from stellerd.channel import Assignment, Message
 from stellerd.client import Connection
 from stellerd.config import Config
@@ -23,7 +23,7 @@ from stellerd.loop import Loop
 from stellerd.managed import Managed
 from stellerd.memory import OomWitness
 from stellerd.once_run import INTERRUPTED, OnceRun, Result
-from stellerd.signals import SignalPipe
+from stellerd.signals import SignalPipe, asked_again
 from stellerd.watch import Watch
 
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
@@ -41,6 +41,7 @@ class _Attended:
         self._show = show
         self._is_gone = False
         self._interrupt: Callable[[], None] = _nothing
+        self._asked_at: float | None = None
 
     def turn(self, interrupt: Callable[[], None]) -> Result:
         """Blocks until the result is there."""
@@ -48,7 +49,7 @@ class _Attended:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
             ends.append(signal.SIGHUP)
         signals = SignalPipe(ends)
-        self.loop.add(signals.fd, lambda events: interrupt() if signals.read() else None)
+        self.loop.add(signals.fd, lambda events: self._ask() if signals.read() else None)
         self._interrupt = interrupt
         try:
             while self.result is None:
@@ -56,6 +57,13 @@ class _Attended:
         finally:
             signals.close()
         return self.result
+
+    def _ask(self) -> None:
+        """A signal came; one request may arrive as two of them."""
+        now = self.loop.clock()
+        if self._asked_at is None or asked_again(now - self._asked_at):
+            self._asked_at = self._asked_at or now
+            self._interrupt()
 
     def show(self, message: Message) -> None:
         """Progress, for as long as somebody can see it."""
@@ -92,6 +100,7 @@ class Once(_Attended):
 
     def run(self, mode: Mode = "once", *, dry_run: bool = False, wait_s: float = 0.0, connect: bool = True) -> Result:
         """Blocks until the process has ended. Other modes than "once" leave no record."""
+        kernel.require()
         assignment = Assignment(
             job=self.job, config=self.config, parent_pid=os.getpid(), heartbeat=Heartbeats().slot(),
             style=log.style_of(self.config.supervisor.log_format), mode=mode, dry_run=dry_run, wait_s=wait_s,

@@ -8,6 +8,27 @@ import signal
 from collections.abc import Callable, Iterable
 from types import FrameType
 
+_HELD = {signal.SIGHUP, signal.SIGUSR1}
+_SAME_ASK_S = 1.0
+
+
+def hold(numbers: Iterable[signal.Signals] = _HELD) -> None:
+    """Keep these, by default what only a running daemon can do and what would end another process, until `release`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def release() -> None:
+    """There are handlers now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+
+
+def asked_again(seconds: float) -> bool:
+    """Whether a request to end, so long after the first one, is a second one.
+
+    timeout(1) signals its child and then its whole group, make passes on what it gets: that is one request.
+    """
+    return seconds >= _SAME_ASK_S
+
 
 def _nothing(number: int, frame: FrameType | None) -> None:
     """Python writes the number to the wakeup descriptor; that is all that is needed."""

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from stellerd import config, log, systemd
+from stellerd import config, log, signals, systemd
 from stellerd.channel import DUMP_SIGNAL
 from stellerd.config import Config
 from stellerd.control import Control, Occupied
@@ -52,6 +52,8 @@ class Supervisor:
         self.refused: dict[str, str] | None = None
         """When (`at`) and why (`reason`) the last reload changed nothing; None once one was good."""
         self._announced = False
+        self._asked = 0.0
+        """When it was asked to end."""
         self._began = self.loop.clock()
 
     # --- life
@@ -65,6 +67,7 @@ class Supervisor:
             signal.SIGHUP: self.handle_hup, signal.SIGUSR1: self.handle_usr1, signal.SIGQUIT: self.handle_quit,
         }  # fmt: skip
         self.signals = SignalPipe(handlers)
+        signals.release()
         self.loop.add(self.signals.fd, lambda events: self._on_signals(handlers))
         try:
             self._open_control()
@@ -73,6 +76,7 @@ class Supervisor:
             while not (self.stopping and self.fleet.all_down()):
                 self.loop.turn()
         finally:
+            signals.hold(handlers)  # without their handlers they would make another end of this one
             self._close()
         self.log.info("stopped")
         return 0
@@ -151,11 +155,11 @@ class Supervisor:
 
     def handle_term(self) -> None:
         """Stop gracefully; the second time at once."""
-        if self.stopping:
+        if not self.stopping:
+            self.shut_down()
+        elif signals.asked_again(self.loop.clock() - self._asked):
             self.log.warning("asked again: killing what is left")
             self.fleet.kill_all()
-        else:
-            self.shut_down()
 
     def handle_chld(self) -> None:
         """Bury our own dead, reap what they left to us, notice who was stopped."""
@@ -196,7 +200,7 @@ class Supervisor:
 
     def shut_down(self) -> None:
         """TERM to all groups at once, one deadline for all."""
-        self.stopping = True
+        self.stopping, self._asked = True, self.loop.clock()
         self.fleet.waiting.clear()
         timeout = self.config.supervisor.stop_timeout
         self.manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}")

@@ -59,8 +59,9 @@ def is_journal(fd: int = 2) -> bool:
 def journal_lines(text: bytes, levels: Sequence[int] = (INFO,)) -> bytes:
     """Lines for the journal, each with its priority in front (sd-daemon(3)); `levels`: a digit each, or one for all.
 
-    Only the first `<N>` counts, so that a line cannot name a priority of its own.
+    Only the first `<N>` counts, so that a line cannot name a priority of its own; to journald NUL ends a line too.
     """
+    text = text.replace(b"\0", b"\\0")
     if len(levels) == 1 and len(text) <= _LINE_MAX:
         head = b"<%c>" % levels[0]
         return head + text.replace(b"\n", b"\n" + head)

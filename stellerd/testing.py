@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -71,6 +72,7 @@ class Harness:
             raw["broker"] = {"url": broker if isinstance(broker, str) else list(broker)}
         self.config = config.from_tables(raw, self.folder / "stellerd.toml")
         self.store = Store(self.config.state_url(), self.clock)
+        weakref.finalize(self, self.store.close)
         self.store.create()
         self.runner = assembly.runner(
             self.config,

@@ -15,6 +15,8 @@ import pytest
 from daemon import QUIET, SERVICE, WAITS, alive, job, until
 from faults.helpers import DEAF, EVERY_SECOND, FaultDaemon, descriptors, drift, jobs, seconds, zombies
 
+from stellerd.signals import asked_again
+
 
 def is_up_again(old: int | None) -> Callable[[dict[str, Any]], bool]:
     """Whether another process than `old` runs."""
@@ -145,7 +147,8 @@ def test_a_second_sigterm_kills_what_is_left_and_still_exits_0(tmp_path: Path) -
     with FaultDaemon(tmp_path, {"a": DEAF, "b": DEAF, "c": WAITS}, jobs("abc", "stop_grace = '60s'\n")) as daemon:
         pids = {daemon.until_state(name, "RUNNING")["pid"] for name in "abc"}
         os.kill(daemon.pid, signal.SIGTERM)
-        until(lambda: daemon.status()["stopping"])
+        asked = time.monotonic()
+        until(lambda: daemon.status()["stopping"] and asked_again(time.monotonic() - asked - 0.1))
         assert {daemon.job(name)["pid"] for name in "ab"} < pids
         assert seconds(lambda: daemon.end()) < 2
         assert daemon.process is not None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from daemon import QUIET, job, until
-from faults.helpers import FaultDaemon, with_proc
+from daemon import QUIET, SERVICE, job, until
+from faults.helpers import FaultDaemon, refusing, with_proc
 
 from stellerd import hosts
 
@@ -136,3 +138,118 @@ def test_no_job_leaves_a_core_file_with_its_secrets_unless_it_is_configured(tmp_
             assert limit in subprocess.run(command, env=daemon.env, capture_output=True, text=True, check=True).stdout
         daemon.until_job("c", lambda entry: entry["restarts"])
     assert list((tmp_path / "cores").iterdir()) == []
+
+
+# --- the first and the last moments
+
+HALTS = """
+import sys, time
+class Halt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            sys.meta_path.remove(self)
+            open("{marker}", "w").close()
+            time.sleep({seconds})
+sys.meta_path.insert(0, Halt())
+"""
+"""A `sitecustomize` under which the import of a module takes long, and a file says when it began."""
+
+
+def starting_slowly(daemon: FaultDaemon, module: str, seconds: float) -> Path:
+    """Let the daemon's import of a module take so long; the file that is there once it began."""
+    marker = daemon.folder / "importing"
+    (daemon.folder / "sitecustomize.py").write_text(HALTS.format(module=module, marker=marker, seconds=seconds))
+    daemon.env["PYTHONPATH"] = f"{daemon.folder}:{daemon.env['PYTHONPATH']}"
+    return marker
+
+
+@pytest.mark.parametrize("module", ["click", "stellerd.supervisor"])
+def test_pid_1_heeds_a_request_to_end_from_the_first_moment_on(tmp_path: Path, module: str) -> None:
+    daemon = FaultDaemon(tmp_path, {"a": QUIET}, "[jobs.a]\n")
+    daemon.prefix = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*daemon.prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a process namespace is needed, which only root can make")
+    marker = starting_slowly(daemon, module, 5)
+    process = daemon.start().process
+    assert process is not None
+    try:
+        until(marker.exists)
+        (inside,) = daemon.children()
+        os.kill(inside, signal.SIGTERM)
+        assert process.wait(4) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_for_the_daemon_that_is_not_up_yet_waits_for_it(tmp_path: Path, number: signal.Signals) -> None:
+    daemon = FaultDaemon(tmp_path, {"a": QUIET}, "[jobs.a]\n")
+    marker = starting_slowly(daemon, "stellerd.supervisor", 0.5)
+    daemon.start()
+    until(marker.exists)
+    os.kill(daemon.pid, number)
+    until(daemon._answers)
+    if number == signal.SIGHUP:
+        until(lambda: daemon.events("reloaded"))
+    assert daemon.end() == 0
+
+
+SLOW_END = job(
+    "while not ctx.wait(60): pass\nctx.log.info('was asked')\ntime.sleep(0.3)\nctx.log.info('ended well')",
+    extra=SERVICE,
+)
+
+
+@pytest.mark.parametrize("how", ["daemon", "run-once"])
+def test_one_request_to_end_that_arrives_twice_is_one(tmp_path: Path, how: str) -> None:
+    """timeout(1) signals its child and then the group; make and shells pass on what they get."""
+    daemon = FaultDaemon(tmp_path, {"a": SLOW_END}, "[jobs.a]\n")
+    if how == "daemon":
+        with daemon:
+            daemon.until_state("a", "RUNNING")
+            os.kill(daemon.pid, signal.SIGTERM)
+            until(lambda: daemon.events("stopping"))
+            os.kill(daemon.pid, signal.SIGTERM)
+            assert daemon.process is not None
+            assert daemon.process.wait(10) == 0
+        assert not daemon.events("asked again: killing what is left")
+        assert daemon.events("ended well")
+        return
+    command = [sys.executable, "-m", "stellerd.cli", "-c", str(daemon.config), "run-once", "a"]
+    with subprocess.Popen(command, env=daemon.env, stderr=subprocess.PIPE, text=True) as once:
+        assert once.stderr
+        pids = Path(f"/proc/{once.pid}/task/{once.pid}/children")
+        (child,) = until(lambda: pids.read_text().split())
+        until(lambda: "stellerd: a" in Path(f"/proc/{child}/cmdline").read_text())
+        os.kill(once.pid, signal.SIGTERM)
+        heard = next(line for line in once.stderr if "was asked" in line)
+        os.kill(once.pid, signal.SIGTERM)
+        said = once.stderr.read()
+    assert heard
+    assert "ended well" in said
+
+
+# --- system calls that a filter refuses
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "command"),
+    [
+        ("pidfd_open", errno.EPERM, ["run"]),
+        ("pidfd_open", errno.ENOSYS, ["run-once", "a"]),
+        ("pidfd_send_signal", errno.EPERM, ["run"]),
+        ("timerfd_create", errno.ENOSYS, ["run"]),
+        ("timerfd_create", errno.EPERM, ["run-once", "a"]),
+    ],
+)
+def test_a_refused_system_call_is_named_with_the_cure(
+    tmp_path: Path, call: str, number: int, command: list[str]
+) -> None:
+    daemon = FaultDaemon(tmp_path, {"a": QUIET}, "[jobs.a]\n")
+    called = [*refusing(call, number), sys.executable, "-m", "stellerd.cli", "-c", str(daemon.config), *command]
+    done = subprocess.run(called, env=daemon.env, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 78
+    assert f"stellerd: the system call {call} is refused ({os.strerror(number)})" in done.stderr
+    assert "seccomp profile" in done.stderr
+    assert "Traceback" not in done.stderr

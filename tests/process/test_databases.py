@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
 from daemon import QUIET, Daemon, job
 
 from stellerd.schema import REVISION
@@ -88,3 +89,17 @@ def test_the_sql_of_an_upgrade_can_be_read_before_it_is_run(tmp_path: Path) -> N
     outdate(tmp_path)
     assert "DROP TABLE stellerd_meta" in daemon.cli("db", "sql").stdout
     assert "CREATE TABLE runs" in daemon.cli("db", "sql", "--from", "base").stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["history", "limits show", "db init", "db upgrade", "db sql", "db check", "run-once crashes"],
+)
+def test_no_command_leaves_a_connection_open(tmp_path: Path, postgres_url: str, command: str) -> None:
+    """Python says so by itself; from 3.13 on of SQLite too."""
+    toml = f'[state]\nurl = "{postgres_url}"\n[jobs.crashes]\n'
+    env = {"PYTHONWARNINGS": "always::ResourceWarning"}
+    daemon = Daemon(tmp_path, {"crashes": job("os._exit(3)")}, toml, env=env)
+    done = daemon.cli(*command.split())
+    assert done.returncode == (70 if "run-once" in command else 0)
+    assert "ResourceWarning" not in done.stderr

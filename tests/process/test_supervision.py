@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from daemon import QUIET, WAITS, Daemon, alive, job, until
 
+from stellerd.signals import asked_again
+
 FAST = "[jobs.{0}]\nbackoff = '50ms'\nsettle = '200ms'\n"
 
 
@@ -151,7 +153,8 @@ def test_a_second_sigterm_does_not_wait_for_the_grace(tmp_path: Path) -> None:
     with Daemon(tmp_path, {"deaf": deaf}, "[jobs.deaf]\nstop_grace = '60s'\n") as daemon:
         daemon.until_state("deaf", "RUNNING")
         os.kill(daemon.pid, signal.SIGTERM)
-        until(lambda: daemon.status()["stopping"])
+        asked = time.monotonic()
+        until(lambda: daemon.status()["stopping"] and asked_again(time.monotonic() - asked - 0.1))
         os.kill(daemon.pid, signal.SIGTERM)
         assert daemon.process is not None
         assert daemon.process.wait(timeout=5) == 0

@@ -27,8 +27,8 @@ LAYERS = {  # top to bottom; a module may import its own row and the rows of sma
     "2": "registry",
     "1": "channel config hookspecs jobcheck log secret settings systemd tomllines tomlschema",
     # the standard library only
-    "0": "__init__ backoff claims durations errors heartbeat hosts job locate memory redaction signals slots states "
-    "status texts unpack walltimer wire",
+    "0": "__init__ backoff claims durations early errors heartbeat hosts job kernel locate memory redaction signals "
+    "slots states status texts unpack walltimer wire",
 }
 ACROSS = {("process", "child")}  # the one door between the sides: the forked child's entry
 HOLDERS = {  # import name: the modules of the core that may have it

@@ -109,3 +109,19 @@ def test_the_watchdog_is_fed_twice_as_often_as_asked(
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "me" else pid)
     assert systemd.watchdog_interval() == interval
+
+
+@pytest.mark.parametrize(
+    ("text", "levels", "expected"),
+    [
+        (b"a\nb", b"3", b"<3>a\n<3>b"),
+        (b"a\n\nb", b"347", b"<3>a\n<4>\n<7>b"),
+        (b"", b"6", b"<6>"),
+        (b"a\0<0>b", b"6", b"<6>a\\0<0>b"),
+        (b"<0>a", b"6", b"<6><0>a"),
+        (b"x" * 40960 + b"<0>y", b"4", b"<4>" + b"x" * 40960 + b"\n<4><0>y"),
+        (b"x" * 40960 + b"\n", b"46", b"<4>" + b"x" * 40960 + b"\n<6>"),
+    ],
+)
+def test_each_line_for_the_journal_names_its_priority(text: bytes, levels: bytes, expected: bytes) -> None:
+    assert systemd.journal_lines(text, levels) == expected
