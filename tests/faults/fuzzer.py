@@ -396,7 +396,8 @@ class Fuzz:
     def until_nothing_is_left(self) -> None:
         """The daemon ends in order, and all its processes with it; the next one closes what they left open."""
         assert self.daemon.end(30) == 0
-        assert [line for line in self.lines() if line["event"].startswith("internal error")] == []
+        wrong = [line for line in self.lines() if line["event"].startswith("internal error")]
+        assert wrong == [], wrong[0]
         until(lambda: not [pid for pid in self.seen if alive(pid)], 10, "no process outlives the daemon")
         with self.daemon:
             until(self.is_well, 30, "all jobs are up after a restart")
