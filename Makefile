@@ -1,21 +1,14 @@
 # `make` explains itself. Nothing here needs root; `make test` as root installs the servers that the tests need.
 
-PYTHON ?= python3
 UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.setup-done
-METADATA := setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg plugins/*/pyproject.toml)
 PLUGINS := $(sort $(dir $(wildcard plugins/*/setup.cfg)))
 ARGS ?=
 
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PIP_ROOT_USER_ACTION := ignore
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo status test soak lint docs bench lock clean
+.PHONY: help setup demo status test soak matrix lint docs bench lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -24,14 +17,10 @@ help: ## Say what can be made
 	@echo "  make test ARGS='-k limits -x'  what pytest is to be told"
 	@echo "  make bench BENCH=catalog       one bench, ARGS='--help' for its sizes"
 
-setup: $(STAMP) ## Make .venv with stellerd, the three plugins and all tools, at pinned versions
-	@:
-
-$(STAMP): constraints.txt $(METADATA) scripts/setup
+setup: ## Make .venv with stellerd, the three plugins and all tools, at pinned versions
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup $(PLUGINS)
-	@touch $@
 
-demo: $(STAMP) ## Run the daemon with the vendor's sandbox, on files only; Ctrl-C ends it
+demo: setup ## Run the daemon with the vendor's sandbox, on files only; Ctrl-C ends it
 	@mkdir -p .demo
 	@echo "stellerd runs in the foreground; what it does lands in .demo/. In another terminal:"
 	@echo "  make status                                          what runs, what is next"
@@ -40,26 +29,29 @@ demo: $(STAMP) ## Run the daemon with the vendor's sandbox, on files only; Ctrl-
 	@echo "Ctrl-C ends it; make clean forgets it."
 	@exec $(BIN)/stellerd -c etc/demo.toml run
 
-status: $(STAMP) ## Show the jobs of the running demo
+status: setup ## Show the jobs of the running demo
 	@exec $(BIN)/stellerd -c etc/demo.toml status
 
-test: $(STAMP) ## Run all tests, against a real PostgreSQL and RabbitMQ
+test: setup ## Run all tests, against a real PostgreSQL and RabbitMQ
 	@scripts/servers-or-say
 	@$(BIN)/python -m pytest $(ARGS)
 
-soak: $(STAMP) ## Run the long forms of the fault tests
+soak: setup ## Run the long forms of the fault tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
-lint: $(STAMP) ## Check style, types and layers
+matrix: setup ## Try it on fresh Debians, as root and as a user (needs root and debootstrap; ARGS='--help')
+	@$(BIN)/python scripts/matrix $(ARGS)
+
+lint: setup ## Check style, types and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-docs: $(STAMP) ## Write what is derived from the code: etc/stellerd.toml, docs/reference
+docs: setup ## Write what is derived from the code: etc/stellerd.toml, docs/reference
 	@$(BIN)/python scripts/reference.py
 
-bench: $(STAMP) ## Measure one claim (BENCH=name), or list the benches
+bench: setup ## Measure one claim (BENCH=name), or list the benches
 	@PYTHON="$(BIN)/python" scripts/bench "$(BENCH)" $(ARGS)
 
 lock: ## Pin the newest versions: constraints.in becomes constraints.txt (needs uv)

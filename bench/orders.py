@@ -30,7 +30,8 @@ from _table import Table
 from servers import PostgresServer, RabbitServer
 from stellerd_order_queue import OrderQueue
 from stellerd_order_queue.dialects import dialect_of
-from stellerd_order_queue.ledger import CLAIM, TABLE, Ledger, Rules, Span
+from stellerd_order_queue.ledger import CLAIM, TABLE, Ledger
+from stellerd_order_queue.records import Rules, Span
 
 from stellerd.testing import Harness
 

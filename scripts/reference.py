@@ -36,9 +36,16 @@ NO_DEFAULT = {  # what a key without a default may look like
 HEADER = """\
 #:schema ../docs/reference/stellerd.schema.json
 # stellerd's configuration, with every setting. A line "#key = value" shows the default, or an example where there is
-# none; remove the # to change it. Durations are texts with units ("30m"), rates "2/1h", sizes "256MiB". Secrets come
-# from { env = "NAME" }, { file = "path" } (mode 0600) or { credential = "name" } (systemd's LoadCredential). Relative
-# paths start at this file's folder. Check it with: stellerd check
+# none; remove the # to change it. Durations are texts with units ("30m", "1h30m") or numbers of seconds, from "1ms" to
+# "3650d"; rates are "2/1h", sizes "256MiB" or numbers of bytes. Secrets come from { env = "NAME" }, { file = "path" }
+# (mode 0600) or { credential = "name" } (systemd's LoadCredential). Relative paths start at this file's folder. Check
+# it with: stellerd check
+"""
+UNITS = """\
+A duration is a text with units (`ms`, `s`, `m`, `h`, `d`, `w`; "30m", "1h30m") or a number of seconds: 0, or from "1ms"
+to "3650d". A rate is "REQUESTS/DURATION", at most 1,000,000 requests. A size is a text with a unit (`B`, `KiB`, `MiB`,
+`GiB`) or a number of bytes, at most 1 PiB. The file is at most 1 MiB long; tables and lists are nested at most 32 deep,
+whole numbers have 64 bits, and no text contains NUL.
 """
 TABLES: list[tuple[str, Any, dict[str, Any], str]] = [  # (table, model, what is set, remark)
     ("supervisor", settings.SupervisorSettings, {}, ""),
@@ -110,6 +117,8 @@ def reference() -> str:
         "# Settings",
         "",
         "Written by `make docs` from the code. Every table of stellerd.toml, with types and defaults.",
+        "",
+        *textwrap.wrap(UNITS, 130),
         "",
     ]
     tables = [("[supervisor]", settings.SupervisorSettings), ("[state]", settings.StateSettings),

@@ -6,6 +6,7 @@ import select
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from traceback import format_exc
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,9 +15,11 @@ from stellerd import config as configuration
 from stellerd import database, hosts
 from stellerd.config import Config
 from stellerd.context import Services
-from stellerd.durations import parse_duration, parse_rate
+from stellerd.durations import duration, parse_rate
+from stellerd.errors import ConfigError
 from stellerd.job import Job
 from stellerd.limiter import Limit, Limiter
+from stellerd.registry import BrokenPlugin
 from stellerd.runner import Emit, Runner
 from stellerd.store import Cursor, Store
 
@@ -44,12 +47,14 @@ def runner(
 ) -> Runner:
     """The runner of one job.
 
-    Raises: ConfigError when the plugin's settings are wrong.
+    Raises: ConfigError when the plugin's settings are wrong or a limit is missing, BrokenPlugin when it cannot be made.
     """
     entry, key = config.jobs[name], key_of(config, name, job)
     store.set_lease(config.state.lease)
     settings = configuration.plugin_settings(config, name, job.Settings)
     limiter = Limiter(store, limits(config, job))
+    if unknown := [_unknown_bucket(config, name, bucket) for bucket in job.buckets if bucket not in limiter.limits]:
+        raise ConfigError(unknown)
     services = Services(
         log=log,
         limiter=limiter,
@@ -65,10 +70,23 @@ def runner(
     if store.clock is not None:
         services = replace(services, now=store.clock)
     return Runner(
-        name, job(), settings, store, limiter, services, emit,
-        every=entry.every or parse_duration(job.every), misfire=entry.misfire, observe=observe, step_down=step_down,
+        name, _made(job), settings, store, limiter, services, emit,
+        every=entry.every or duration(job.every), misfire=entry.misfire, retry_lost=entry.retry_lost,
+        observe=observe, step_down=step_down,
         end=end, key=key, alive=alive, alive_every=(entry.heartbeat_timeout or 0) / 4, attended=attended,
     )  # fmt: skip
+
+
+def _made(job: type[Job]) -> Job:
+    try:
+        return job()
+    except (Exception, SystemExit) as error:  # noqa: BLE001  any plugin's mistake, told with its traceback
+        raise BrokenPlugin(f"{job.__name__}() cannot be made: {type(error).__name__}: {error}", format_exc()) from None
+
+
+def _unknown_bucket(config: Config, name: str, bucket: str) -> str:
+    where = config.where("jobs", name)
+    return f'{where}: needs the limit "{bucket}"; add [limits.{bucket}] with a rate such as "2/1h"'
 
 
 def key_of(config: Config, name: str, job: type[Job]) -> str:
@@ -106,8 +124,14 @@ def engines(config: Config) -> Callable[[str], sa.Engine]:
 
 
 def check(runner: Runner) -> None:
-    """Call the plugin's `check` with a context that belongs to no run."""
-    runner.job.check(runner.of_no_run())
+    """Call the plugin's `check` with a context that belongs to no run; the limits it needs by its settings are there.
+
+    Raises: ConfigError, and what the plugin does.
+    """
+    context = runner.of_no_run()
+    if unknown := [bucket for bucket in runner.job.needs(context) if bucket not in runner.limiter.limits]:
+        raise ConfigError([f'{runner.name}: needs the limit "{bucket}", and nothing defines it' for bucket in unknown])
+    runner.job.check(context)
 
 
 def database_problems(runner: Runner) -> list[tuple[str, str]]:

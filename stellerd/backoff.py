@@ -13,3 +13,9 @@ def delay(crashes: int, settled: bool, *, base: float, cap: float, chance: float
         return 0.0
     doublings = min(crashes - 1, 30)
     return min(cap, base * 2.0**doublings) * (0.9 + 0.2 * chance)
+
+
+def until_store(failures: int, chance: float) -> float:
+    """Seconds before the store is asked again that was away `failures` times in a row: it is come back to within a
+    second of its return, by many processes not at the same moment (`chance` from 0 to 1)."""
+    return min(1.0, 0.125 * 2.0 ** min(failures, 3)) * (0.7 + 0.3 * chance)

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stellerd import hosts, queries
+from stellerd import clockstep, hosts, queries
 from stellerd.durations import Rate, format_rates, parse_rates
 from stellerd.errors import UsageError
 from stellerd.limiter import BREAKER, OPERATOR, Limit, Look, look
@@ -83,12 +83,13 @@ class Buckets:
             connection.execute(queries.MAKE_BUCKET, name=bucket, rates=rates, failures=0)
         row = connection.execute(queries.LOCK_BUCKET, of_bucket=bucket).first()
         self._known({row.name: row} if row else {}, bucket)
+        clockstep.follow(self.store, connection, row)
         return self.store.now(connection)
 
     def _shown(self, connection: Transaction, name: str, row: Any) -> dict[str, Any]:
         configured = self.limits.get(name) or Limit(parse_rates(row.rates))
         seen = look(self.store, connection, name, configured, row)
-        limit = configured.in_force(row, seen.now)
+        limit = configured.in_force(row, seen)
         not_before = seen.not_before
         closed = not_before is not None and not_before > seen.now
         free = seen.next_free(limit)
@@ -106,7 +107,7 @@ class Buckets:
             "used_as": _used_as(row, configured),
             "override": None
             if limit is configured
-            else {"rates": [str(rate) for rate in limit.rates], "until": _iso(row.override_until)},
+            else {"rates": [str(rate) for rate in limit.rates], "until": _iso(seen.override_until)},
         }
 
     def _note(self, connection: Transaction, now: datetime, action: str, subject: str, detail: str) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from stellerd.errors import ConfigError, StellerdError, UsageError
+from stellerd.errors import StellerdError, UsageError
 from stellerd.limits import limits
-from stellerd.options import JSON
+from stellerd.options import JSON, WIDE, complain
 from stellerd.options import load as _load
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except StellerdError as error:
-        click.echo(f"stellerd: {error}", err=True)
+        complain(f"stellerd: {error}")
         code = error.exit_code
     except click.ClickException as error:
         error.show()
@@ -88,9 +88,9 @@ def _known(config: Config, job: str) -> None:
 def run(context: click.Context) -> NoReturn:
     """Run the daemon in the foreground (the default)."""
     gc.disable()  # imports make little garbage, and looking for it takes 20 ms; the daemon enables it again
-    from stellerd import daemon
+    from stellerd import config, daemon
 
-    _leave(daemon.run(_load(context)))
+    _leave(daemon.run(config.load(context.obj)))
 
 
 @cli.command("run-once")
@@ -106,44 +106,48 @@ def run(context: click.Context) -> NoReturn:
 def run_once(
     context: click.Context, job: str, dry_run: bool, wait: str | None, sets: tuple[str, ...], as_json: bool
 ) -> int:
-    """Run JOB once, now, under the same lease, limits and history as the daemon."""
+    """Run JOB once, now, under the same lease, limits and history as the daemon.
+
+    A daemon that is up runs it, under its configuration in force; else this command does.
+    """
     from stellerd import attended
 
-    config = _load(context)
-    _known(config, job)
-    return attended.run_once(config, job, dry_run=dry_run, wait=wait, sets=sets, as_json=as_json)
+    return attended.run_once(context.obj, job, dry_run=dry_run, wait=wait, sets=sets, as_json=as_json)
 
 
 @cli.command()
+@WIDE
 @JSON
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> int:
+def status(context: click.Context, wide: bool, as_json: bool) -> int:
     """Show what the daemon and its jobs are doing."""
     from stellerd import views
 
-    views.status(_ask(context, "status"), as_json)
+    views.status(_ask(context, "status"), as_json, wide)
     return 0
 
 
 @cli.command()
 @click.argument("job", required=False)
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 10000), help="How many runs.")
+@WIDE
 @JSON
 @click.pass_context
-def history(context: click.Context, job: str | None, limit: int, as_json: bool) -> int:
+def history(context: click.Context, job: str | None, limit: int, wide: bool, as_json: bool) -> int:
     """Show the newest runs, of JOB or of all, from the state store; without JOB also what people did to limits."""
-    from stellerd import views
+    from stellerd import reading, views
     from stellerd.buckets import operations_of
-    from stellerd.store import Store
 
     config = _load(context)
     if job:
         _known(config, job)
-    store = Store(config.state_url())
-    store.create()
-    runs = store.history(job, limit)
-    since = runs[-1].started_at if len(runs) == limit else None
-    views.history([run.to_json() for run in runs], [] if job else operations_of(store, limit, since), as_json)
+    with reading.store(config.state_url()) as (store, is_there):
+        runs = store.history(job, limit)
+        since = runs[-1].started_at if len(runs) == limit else None
+        operations = [] if job else operations_of(store, limit, since)
+    if not is_there:
+        click.echo("stellerd: there is no state store yet: nothing was run", err=True)
+    views.history([run.to_json() for run in runs], operations, as_json, wide)
     return 0
 
 
@@ -156,8 +160,7 @@ def check(context: click.Context, connect: bool, as_json: bool) -> int:
     from stellerd import attended
 
     config = _load(context)
-    if problems := config.problems_of_secrets():
-        raise ConfigError(problems)
+    config.require_usable()
     return attended.check(config, connect=connect, as_json=as_json)
 
 
@@ -174,7 +177,8 @@ def plugins_list(as_json: bool) -> int:
 
     rows = [
         {"plugin": name, "entry_point": point.value, **_distribution(point)}
-        for name, point in registry.installed().items()
+        for name, points in registry.every().items()
+        for point in points
     ]
     views.plugins(rows, as_json)
     return 0
@@ -196,8 +200,7 @@ def config_show(context: click.Context, as_json: bool) -> int:
     """Print the configuration in force, defaults included, of secrets only their source."""
     from stellerd import attended
 
-    attended.show_config(_load(context), as_json)
-    return 0
+    return attended.show_config(_load(context), as_json)
 
 
 @config.command("schema")
@@ -274,13 +277,14 @@ _job_command("resume", "Go on with JOB's schedule.")
 
 
 @cli.command("next")
+@WIDE
 @JSON
 @click.pass_context
-def next_runs(context: click.Context, as_json: bool) -> int:
+def next_runs(context: click.Context, wide: bool, as_json: bool) -> int:
     """Show when each job really runs next, limits included."""
     from stellerd import views
 
-    views.next_runs(_ask(context, "status")["jobs"], as_json)
+    views.next_runs(_ask(context, "status")["jobs"], as_json, wide)
     return 0
 
 
@@ -313,7 +317,8 @@ def reload(context: click.Context, as_json: bool) -> int:
     """Read the configuration again; what is wrong with it changes nothing."""
     from stellerd import views
 
-    views.reloaded(_ask(context, "reload")["changes"], as_json)
+    answer = _ask(context, "reload")
+    views.reloaded(answer["changes"], answer.get("tried_again", []), as_json)
     return 0
 
 

@@ -35,9 +35,14 @@ def follow(store: Store, connection: Transaction, row: Any) -> Any:
     if moved:
         for hit in connection.execute(queries.HITS, of_bucket=row.name):
             connection.execute(queries.MOVE_HIT, of_hit=hit.id, at=hit.at + moved)
-    not_before = row.not_before + moved if row.not_before else None
-    connection.execute(queries.SET_CLOCK, of_bucket=row.name, boot=hosts.boot(), ahead=ahead, not_before=not_before)
+    moments = {name: plus(getattr(row, name), moved) for name in ("not_before", "override_until")}
+    connection.execute(queries.SET_CLOCK, of_bucket=row.name, boot=hosts.boot(), ahead=ahead, **moments)
     return connection.execute(queries.LOCK_BUCKET, of_bucket=row.name).one()
+
+
+def plus(moment: datetime | None, moved: timedelta) -> datetime | None:
+    """A moment that goes with the clock."""
+    return None if moment is None else moment + moved
 
 
 def pull_back(connection: Transaction, row: Any, now: datetime, not_before: datetime | None) -> None:

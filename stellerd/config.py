@@ -25,8 +25,13 @@ from stellerd.settings import (
     StateSettings,
     SupervisorSettings,
 )
+from stellerd.texts import clean
 
 JOB_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+
+
+Positions = Mapping[tuple[str | int, ...], tuple[Any, ...]]
+"""Line and column of each key, and where it was given when that was not in the file."""
 
 
 class Config(Settings):
@@ -40,7 +45,7 @@ class Config(Settings):
     jobs: dict[Annotated[str, Field(pattern=JOB_NAME)], JobSettings] = Field(default_factory=dict)
 
     _file: Path = PrivateAttr(Path("stellerd.toml"))
-    _positions: Mapping[tuple[str | int, ...], tuple[int, int]] = PrivateAttr(default_factory=dict)
+    _positions: Positions = PrivateAttr(default_factory=dict)
     _text: str = PrivateAttr("")
 
     @property
@@ -61,6 +66,15 @@ class Config(Settings):
     def where(self, *path: str | int) -> str:
         """ "file:line:column: a.b.c" of a key, or of the nearest table around it."""
         return _where(self._file, self._positions, path)
+
+    def with_settings(self, job: str, values: Mapping[str, Any], said: str) -> Config:
+        """The same with some of a job's settings changed; `said` and the key name them in messages."""
+        entry = self.jobs[job]
+        changed = entry.model_copy(update={"settings": entry.settings | dict(values)})
+        new = self.model_copy(update={"jobs": self.jobs | {job: changed}})
+        places: Positions = {("jobs", job, "settings", key): (0, 0, f"{said} {key}") for key in values}
+        new._positions = {**self._positions, **places}
+        return new
 
     def path(self, text: str) -> Path:
         """A path of the file as an absolute one."""
@@ -84,11 +98,16 @@ class Config(Settings):
         """
         if self.state.folder:
             return self.path(self.state.folder)
-        scheme, _, rest = self.state_url().partition(":")
-        if not scheme.startswith("sqlite"):
+        if not self.state_url().startswith("sqlite"):
             return Path(DEFAULT_FOLDER)
+        file = self.state_file()
+        return file.parent if file else None
+
+    def state_file(self) -> Path | None:
+        """The file of the state store; None: it is in memory or on a server. Raises: ConfigError."""
+        scheme, _, rest = self.state_url().partition(":")
         file = rest.removeprefix("///").partition("?")[0]
-        return None if file in ("", "//", ":memory:") else Path(file).parent
+        return None if not scheme.startswith("sqlite") or file in ("", "//", ":memory:") else Path(file)
 
     def database_url(self, name: str) -> str:
         """URL of `[databases.name]`.
@@ -116,6 +135,16 @@ class Config(Settings):
             return f"spool://{self.path(rest.removeprefix('//'))}"
         return url
 
+    def require_usable(self) -> None:
+        """The one judgement of `run`, `check` and `reload` on a valid file: there is work, and every secret is there.
+
+        Raises: ConfigError.
+        """
+        if not self.jobs:
+            raise ConfigError(f"{self.file}: no [jobs.NAME] table: there is nothing to run")
+        if problems := self.problems_of_secrets():
+            raise ConfigError(problems)
+
     def problems_of_secrets(self) -> list[str]:
         """A line for each secret of the core that cannot be read now; no value is kept."""
         probes: list[Callable[[], Any]] = [self.state_url]
@@ -130,15 +159,15 @@ class Config(Settings):
         return problems
 
 
-def _position(positions: Mapping[Any, tuple[int, int]], path: tuple[str | int, ...]) -> tuple[int, int]:
+def _position(positions: Positions, path: tuple[str | int, ...]) -> tuple[Any, ...]:
     """Line and column of the key or the nearest table around it; (0, 0) when the file has none of them."""
     return next((positions[path[:n]] for n in range(len(path), 0, -1) if path[:n] in positions), (0, 0))
 
 
-def _where(file: Path, positions: Mapping[Any, tuple[int, int]], path: tuple[str | int, ...]) -> str:
-    line, column = _position(positions, path)
-    place = f"{file}:{line}:{column}" if line else str(file)
-    return f"{place}: {'.'.join(map(str, path))}"
+def _where(file: Path, positions: Positions, path: tuple[str | int, ...]) -> str:
+    line, column, *elsewhere = _position(positions, path)
+    place = elsewhere[0] if elsewhere else f"{file}:{line}:{column}" if line else str(file)
+    return f"{place}: {'.'.join(clean(str(part)) for part in path)}"
 
 
 def load(named: str | None = None) -> Config:
@@ -156,23 +185,15 @@ def parse(text: str, file: Path) -> Config:
     Raises: ConfigError with every problem of the text.
     """
     try:
-        raw = tomllib.loads(text)
+        raw = tomllines.decode(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(file, text, str(error))) from None
-    except RecursionError:
-        raise ConfigError(f"{file}: {_TOO_DEEP}") from None
-    except ValueError:  # a whole number with more digits than Python reads
-        raise ConfigError(f"{file}:{_line_of_longest_number(text)}: a number with too many digits") from None
-    if path := _too_deep(raw):
-        raise ConfigError(f"{file}: {'.'.join(map(str, path))}: {_TOO_DEEP}")
     config = from_tables(raw, file, tomllines.key_positions(text))
     config._text = text
     return config
 
 
-def from_tables(
-    raw: dict[str, Any], file: Path, positions: Mapping[tuple[str | int, ...], tuple[int, int]] | None = None
-) -> Config:
+def from_tables(raw: dict[str, Any], file: Path, positions: Positions | None = None) -> Config:
     """The configuration in decoded tables, with the place of each key where it is known.
 
     Raises: ConfigError with every problem.
@@ -182,27 +203,6 @@ def from_tables(
     if problems := _dangling(config):
         raise ConfigError(problems)
     return config
-
-
-_DEEPEST = 32
-_TOO_DEEP = f"tables and lists are nested more than {_DEEPEST} deep"
-
-
-def _too_deep(raw: Any) -> tuple[str | int, ...]:
-    """The first keys of the way to a value that is nested deeper than recursion may follow; none: an empty tuple."""
-    todo: list[tuple[tuple[str | int, ...], Any]] = [((), raw)]
-    while todo:
-        path, value = todo.pop()
-        if len(path) > _DEEPEST:
-            return path[:3]
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        todo += [((*path, key), item) for key, item in items]
-    return ()
-
-
-def _line_of_longest_number(text: str) -> int:
-    longest = max(re.finditer(r"[0-9_]+", text), key=lambda match: len(match[0]))
-    return text.count("\n", 0, longest.start()) + 1
 
 
 def _syntax(file: Path, text: str, said: str) -> str:
@@ -269,6 +269,23 @@ def plugin_settings(config: Config, job: str, model: type[S] | None) -> S | None
     return settings
 
 
+def shown_settings(config: Config, job: str, model: type[S] | None) -> dict[str, Any]:
+    """`[jobs.JOB.settings]` as it is written, for when it is not valid; what may be secret is not shown."""
+
+    def shown(key: str, value: Any) -> Any:
+        field = model.model_fields.get(key) if model else None
+        return "***" if field is None or _may_be_secret(field.annotation) else value
+
+    return {key: shown(key, value) for key, value in config.jobs[job].settings.items()}
+
+
+def _may_be_secret(kind: Any) -> bool:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return any(_may_be_secret(field.annotation) for field in kind.model_fields.values())
+    inner = getattr(kind, "__args__", ())
+    return kind is Any or (isinstance(kind, type) and "Secret" in kind.__name__) or any(map(_may_be_secret, inner))
+
+
 def _secrets_in(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
     """Every secret in a value, however deep, with its place."""
     if isinstance(value, Secret):
@@ -281,9 +298,7 @@ def _secrets_in(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple
             yield from _secrets_in(item, (*path, index))
 
 
-def _validated(
-    model: type[S], raw: Any, file: Path, positions: Mapping[Any, tuple[int, int]], prefix: tuple[str | int, ...]
-) -> S:
+def _validated(model: type[S], raw: Any, file: Path, positions: Positions, prefix: tuple[str | int, ...]) -> S:
     try:
         return model.model_validate(raw, context={"base": file.parent.absolute()})
     except ValidationError as error:

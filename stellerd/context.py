@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import stat
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stellerd.errors import Unreachable
+from stellerd.redaction import redact, redact_all
+from stellerd.texts import reason_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -73,6 +76,7 @@ class Context:
         self._proved = proved
         self.counters: dict[str, int] = {}
         self.log = services.log.bind(run=run_id) if run_id else services.log
+        self._cursor = Unsaved(services.cursor) if dry_run else services.cursor
 
     def now(self) -> datetime:
         """The time, aware UTC."""
@@ -98,9 +102,10 @@ class Context:
         return self._services.limiter
 
     @property
-    def cursor(self) -> Cursor:
-        """What this job remembers between runs: `get(key, default)`, `set(key, value)`; values are JSON."""
-        return self._services.cursor
+    def cursor(self) -> Cursor | Unsaved:
+        """What this job remembers between runs: `get(key, default)`, `set(key, value)`; values are JSON. What a dry run
+        sets is forgotten with it."""
+        return self._cursor
 
     @property
     def folder(self) -> Path:
@@ -122,7 +127,7 @@ class Context:
     ) -> Http:
         """A client that spends one slot of `bucket` before each request.
 
-        `timeout`: seconds for the whole exchange; `max_bytes`: the largest body, decompressed.
+        `timeout`: seconds for the whole exchange, at most a day; `max_bytes`: the largest body, decompressed.
         """
         from stellerd.http import Http
 
@@ -163,9 +168,10 @@ class Context:
 
     def quarantine(self, entity: str, key: str, reason: str, payload: Any = None) -> None:
         """Put one bad item aside with its reason; the run goes on. `payload`: JSON-able, for a person to look at."""
-        self.count(quarantined=1)
+        entity, key, reason = (redact(str(text)) for text in (entity, key, reason))  # a number is a key too
         if not self.dry_run:
-            self._services.quarantine(self.run_id, entity, key, reason, payload)
+            self._services.quarantine(self.run_id, entity, key, reason, redact_all(payload))
+        self.count(quarantined=1)
         self.log.warning("quarantined", entity=entity, key=key, reason=reason)
 
     def merge(self, counters: Mapping[str, int]) -> None:
@@ -173,12 +179,35 @@ class Context:
         self.counters.update(counters)
 
 
+class Unsaved:
+    """The cursor of a dry run: it reads what the job remembers and keeps what is set to itself."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._kept = cursor
+        self._new: dict[str, Any] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value last set, in this run or before, or `default`."""
+        return self._new[key] if key in self._new else self._kept.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        """Remember a JSON value until this run is over. Raises: TypeError when it is none."""
+        self._new[key] = json.loads(json.dumps(value))
+
+    def setdefault(self, key: str, value: Any) -> Any:
+        """The value there is; `value` when there was none."""
+        there = self.get(key)
+        if there is None:
+            self.set(key, value)
+        return self.get(key)
+
+
 def _own(path: Path) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
     except OSError as error:
-        raise Unreachable(f"{path}: {os.strerror(error.errno or 0)}") from None
+        raise Unreachable(f"{path}: {reason_of(error)}") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise Unreachable(f"{path}: must be a folder that belongs to user id {os.geteuid()} alone (mode 0700)")
     return path

@@ -10,11 +10,15 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from stellerd import wire
 from stellerd.errors import StellerdError, Unreachable
 from stellerd.loop import IN, OUT, Loop, Timer, say
+from stellerd.texts import reason_of
+from stellerd.wire import short_name
 
 MAX_CLIENTS = 64
 BACKLOG = 1024
@@ -25,7 +29,29 @@ _DEAF_S = 0.5
 _REQUESTS_PER_TURN = 64  # whoever asks more at once waits for the rest of the loop's work
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
-Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]]]
+
+class Talk(Protocol):
+    """What goes on between a command and its client after the first reply."""
+
+    def hear(self, line: bytes) -> None:
+        """A further line of the client."""
+
+    def lost(self) -> None:
+        """The client is gone."""
+
+
+@dataclass(frozen=True)
+class Opens:
+    """A command that goes on after its first reply: called with the `Client` too, it gives that a `Talk`."""
+
+    call: Callable[[dict[str, Any], Any], dict[str, Any]]
+
+
+Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]] | Opens]
+
+
+class Occupied(Unreachable):
+    """Another daemon is taking this place at the moment: to be tried again."""
 
 
 class Control:
@@ -51,7 +77,7 @@ class Control:
                 self.loop.modify(self._socket.fileno(), 0)
                 self._deaf = self.loop.after(_DEAF_S, self._listen_again)
                 return
-            if len(self.clients) >= MAX_CLIENTS:
+            if sum(client.talk is None for client in self.clients) >= MAX_CLIENTS:
                 self._drop_oldest()
             try:
                 self.clients.add(Client(self, connection))
@@ -62,19 +88,19 @@ class Control:
         self.loop.modify(self._socket.fileno(), IN)
 
     def _drop_oldest(self) -> None:
-        if self.clients:
-            min(self.clients, key=lambda client: client.last_used).close()
+        if quiet := [client for client in self.clients if client.talk is None]:
+            min(quiet, key=lambda client: client.last_used).close()
 
-    def reply(self, line: bytes, uid: int) -> bytes:
+    def reply(self, line: bytes, uid: int, client: Client | None = None) -> bytes:
         """The line that answers a request line of a client with this user id, whatever the command raises."""
         try:
-            return json.dumps(self.answer(line, uid)).encode() + b"\n"
+            return wire.encode(self.answer(line, uid, client))
         except Exception as error:  # noqa: BLE001  the guard of all commands: the client is told, the daemon goes on
             say("internal error in a command", error, request=line[:200].decode("utf-8", "replace"))
             why = f"internal error: {type(error).__name__}: {error}; the daemon's log has the traceback"
-            return json.dumps({"ok": False, "error": why, "code": 70}).encode() + b"\n"
+            return wire.encode({"ok": False, "error": why, "code": 70})
 
-    def answer(self, line: bytes, uid: int) -> dict[str, Any]:
+    def answer(self, line: bytes, uid: int, client: Client | None = None) -> dict[str, Any]:
         """The reply to one request line of a client with this user id."""
         try:
             request = json.loads(line)
@@ -85,7 +111,7 @@ class Control:
         if changes and uid not in (0, os.getuid()):
             return {"ok": False, "error": f"{name} is for root and the daemon's own user", "code": 1}
         try:
-            return {"ok": True, **call(request)}
+            return {"ok": True, **(call.call(request, client) if isinstance(call, Opens) else call(request))}
         except StellerdError as error:
             return {"ok": False, "error": str(error), "code": error.exit_code}
 
@@ -109,7 +135,9 @@ class Client:
         connection.setblocking(False)
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.uid = _CREDENTIALS.unpack(packed)[1]
-        self._in, self._out = bytearray(), bytearray()
+        self.talk: Talk | None = None
+        """While there is one, this connection may be silent for as long as it likes."""
+        self._in, self._out = wire.Lines(), bytearray()
         self._more: Timer | None = None
         """There are requests left for the next turn."""
         self.last_used = self.loop.clock()
@@ -122,7 +150,7 @@ class Client:
 
     def _look(self) -> None:
         """Whether it has been silent for too long."""
-        left = self.last_used + IDLE_S - self.loop.clock()
+        left = IDLE_S if self.talk else self.last_used + IDLE_S - self.loop.clock()
         if left > 0:
             self._idle = self.loop.after(left, self._look, owner=self._fail)
         else:
@@ -142,7 +170,7 @@ class Client:
             data = self.socket.recv(MAX_REQUEST)
         except BlockingIOError:
             return
-        self._in += data
+        self._in.add(data)
         self.last_used = self.loop.clock()
         if data:
             self._answer()
@@ -151,13 +179,13 @@ class Client:
 
     def _answer(self) -> None:
         for _ in range(_REQUESTS_PER_TURN):
-            end = self._in.find(b"\n")
-            if end < 0 or len(self._out) > MAX_UNREAD:
+            if len(self._out) > MAX_UNREAD or (line := self._in.take()) is None:
                 break
-            line = bytes(self._in[:end])
-            del self._in[: end + 1]
-            self._out += self.control.reply(line, self.uid)
-        self._more = self.loop.after(0, self._go_on, owner=self._fail) if b"\n" in self._in else None
+            if self.talk:
+                self.talk.hear(line)
+            else:
+                self._out += self.control.reply(line, self.uid, self)
+        self._more = self.loop.after(0, self._go_on, owner=self._fail) if self._in.has_line() else None
         if (len(self._in) > MAX_REQUEST and not self._more) or len(self._out) > MAX_UNREAD:
             self.close()
         else:
@@ -176,6 +204,17 @@ class Client:
                 del self._out[:sent]
         self.loop.modify(self.socket.fileno(), (0 if self._more else IN) | (OUT if self._out else 0))
 
+    def tell(self, message: dict[str, Any], room: int = MAX_UNREAD) -> bool:
+        """A message that no request asked for; False, and it is missed, when the client has not read `room` bytes."""
+        if self not in self.control.clients or len(self._out) > room:
+            return False
+        self._out += wire.encode(message)
+        try:
+            self._send()
+        except OSError:
+            self.close()
+        return True
+
     def close(self) -> None:
         """Hang up."""
         self._idle.cancel()
@@ -185,6 +224,8 @@ class Client:
             self.control.clients.discard(self)
             self.loop.remove(self.socket.fileno())
             self.socket.close()
+            if self.talk:
+                self.talk.lost()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -199,14 +240,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _listen(path: Path) -> socket.socket:
     """Bind without a moment of wrong permissions; the folder is ours or is made so.
 
-    Raises: Unreachable when another daemon answers there or the folder cannot be used.
+    Raises: Occupied; Unreachable when another daemon answers there or the folder cannot be used.
     """
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        with _alone_in(path.parent):
+        with _alone_at(path):
             return _bind(path)
     except OSError as error:
-        raise Unreachable(f"control socket {path}: {os.strerror(error.errno or 0)}") from None
+        raise Unreachable(f"control socket {path}: {reason_of(error)}") from None
 
 
 def _bind(path: Path) -> socket.socket:
@@ -230,14 +271,34 @@ def _bind(path: Path) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Two daemons that start at once must not each take the other's socket for one that was left behind."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _alone_at(path: Path) -> Iterator[None]:
+    """Two daemons that start at once must not each take the other's socket for one that was left behind.
+
+    The lock is on a file of its own that nobody else may open: whoever can open the folder could hold one on that.
+    Raises: Occupied, at once.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        found = os.fstat(fd)
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o077:
+            raise Unreachable(f"{lock} is in the way: others may open it; remove it")
+        if not _is_locked(fd) or not os.path.samestat(found, os.stat(lock)):  # the one before removed it
+            raise Occupied(f"control socket {path}: another stellerd that is starting holds {lock}")
+        try:
+            yield
+        finally:
+            lock.unlink()
     finally:
         os.close(fd)
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _answers(path: Path) -> bool:
@@ -245,16 +306,8 @@ def _answers(path: Path) -> bool:
         probe.settimeout(2.0)
         try:
             probe.connect(name)
+        except BlockingIOError:  # somebody listens, and has more clients than it accepts: it may be stopped
+            return True
         except OSError:
             return False
         return True
-
-
-@contextlib.contextmanager
-def short_name(path: Path) -> Any:
-    """A name of a socket's path that fits the 107 bytes of unix(7), however deep its folder is."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

@@ -6,10 +6,11 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -17,14 +18,25 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from stellerd.errors import ConfigError, Unreachable
+from stellerd.texts import reason_of
 
 BUSY_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 10
 # No server-side prepared statements: a transaction pooler hands the next statement to another session
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+# said in full, since a database or a role may have another default: with a snapshot from before it waited for a lock, a
+# transaction would not see what the one it waited for has done
+_LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout")
 POSTGRES_OPTIONS = {
     "connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None, "application_name": "stellerd",
     "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000,
 }  # fmt: skip
+_ENCODING = "UTF8"  # in the startup packet, the one setting that every pooler passes on
+_KEEPS_TEXT = ("UTF8", "SQL_ASCII")
+# in each transaction: behind a pooler a plain SET is lost or is left to others; psycopg reads times as they are shown
+_SHOWN = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL timezone = 'UTC'"
+# what was committed is acted on; a stricter or a local one is somebody's choice
+_DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 _OF_STATEMENT = {"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"}  # PEP 249
 
 
@@ -36,9 +48,50 @@ def open_engine(url: str, name: str) -> sa.Engine:
     parsed = parse(url, name)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, name)
-    return sa.create_engine(
-        parsed, pool_pre_ping=True, pool_size=2, max_overflow=3, hide_parameters=True, connect_args=POSTGRES_OPTIONS
+    check_options(parsed, name)
+    options = {**POSTGRES_OPTIONS, "client_encoding": _ENCODING}
+    engine = sa.create_engine(
+        parsed, pool_pre_ping=True, pool_size=2, max_overflow=3, hide_parameters=True, connect_args=options
     )
+    event.listen(engine, "begin", _begin_postgres)
+    return engine
+
+
+def postgres_options(url: URL, dialect: sa.Dialect) -> dict[str, Any]:
+    """What to connect with: the URL's options over ours."""
+    _, options = dialect.create_connect_args(url)
+    return {**POSTGRES_OPTIONS, **options, "client_encoding": _ENCODING}
+
+
+def begin_postgres(connection: Any, limit_s: float, *, writes: bool) -> None:
+    """Begin a transaction on a psycopg connection with autocommit, whatever the database, its role or a pooler has set.
+
+    The server gives up too, after `limit_s` for a statement or between two: a process that was stopped, was cut off or
+    gave up must not keep its locks, or its session.
+    """
+    limits = [f"SET LOCAL {limit} = {max(1, int(limit_s * 1000))}" for limit in _LIMITS]
+    connection.execute("; ".join([_BEGIN, *limits, _SHOWN, *([_DURABLE] if writes else [])]))
+
+
+def _begin_postgres(connection: sa.Connection) -> None:
+    raw: Any = connection.connection.driver_connection
+    if not raw.autocommit:
+        raw.execute(f"{_SHOWN}; {_DURABLE}")
+
+
+def verify(connection: Any, name: str, url: URL) -> None:
+    """Whether a psycopg connection can carry every text.
+
+    Raises: ConfigError that says what to do.
+    """
+    told = {key: connection.info.parameter_status(key) for key in ("server_encoding", "client_encoding")}
+    if told["server_encoding"] not in _KEEPS_TEXT:
+        raise ConfigError(
+            f"{name} ({shown(url)}): its encoding is {told['server_encoding']}, which cannot hold every text; use a "
+            "database made with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if told["client_encoding"] != _ENCODING:
+        raise ConfigError(f"{name} ({shown(url)}): the server or a pooler does not let client_encoding be UTF8")
 
 
 def parse(url: str, name: str) -> URL:
@@ -58,6 +111,16 @@ def parse(url: str, name: str) -> URL:
     raise ConfigError(f"{name}: {backend} is not supported; use postgresql+psycopg://… or sqlite:///…")
 
 
+def check_options(url: URL, name: str) -> None:
+    """Raises: ConfigError for an option of a PostgreSQL URL that its client does not know."""
+    from psycopg import ProgrammingError, conninfo
+
+    try:
+        conninfo.make_conninfo(**{key: str(value) for key, value in url.query.items()})
+    except ProgrammingError as error:
+        raise ConfigError(f'{name} ({shown(url)}): {first_line(error)}; options follow the "?" of the URL') from None
+
+
 def _sqlite(url: URL, name: str) -> sa.Engine:
     make_folder(url, name)
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
@@ -66,17 +129,42 @@ def _sqlite(url: URL, name: str) -> sa.Engine:
     return engine
 
 
+def file_of(url: URL) -> Path | None:
+    """The plain file that an SQLite URL names; None: there is none, or it is a URI (sqlite.org/uri.html)."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return None if url.database.startswith("file:") else Path(url.database)
+
+
 def make_folder(url: URL, name: str) -> None:
     """The folder of an SQLite file, for this user alone.
 
     Raises: Unreachable when it cannot be made.
     """
-    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):  # sqlite.org/uri.html
-        folder = Path(url.database).parent
+    if file := file_of(url):
+        folder = file.parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise Unreachable(f"{name}: cannot create {folder}: {os.strerror(error.errno or 0)}") from None
+            raise Unreachable(f"{name}: cannot create {folder}: {reason_of(error)}") from None
+
+
+def open_to_read(path: str, options: Mapping[str, Any]) -> sqlite3.Connection:
+    """A connection to an SQLite file that is there already; it changes nothing in it.
+
+    Not SQLite's own mode=ro for whoever may write: such a connection leaves the log's files behind, made anew, where it
+    was the only one. Whoever may not takes a file without a log for one that nobody changes, or would leave files too.
+    """
+    if not options.get("uri"):
+        mode = "mode=rw"
+        if not os.access(path, os.W_OK):
+            mode = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
+        path = f"file:{quote(path)}?{mode}"
+    connection: sqlite3.Connection = sqlite3.connect(
+        path, **{**options, "uri": True, "check_same_thread": False, "timeout": BUSY_TIMEOUT_S}, isolation_level=None
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def prepare_sqlite(connection: sqlite3.Connection, record: Any = None) -> bool:
@@ -145,6 +233,8 @@ def transaction(engine: sa.Engine, name: str, *, reads_only: bool = False) -> It
         with engine.connect().execution_options(stellerd_reads_only=reads_only) as connection, connection.begin():
             yield connection
     except DBAPIError as error:
+        if is_refusal(error.orig):
+            raise ConfigError(refusal(name, engine.url, error.orig)) from error
         if error.connection_invalidated or is_of_server(error.orig):
             raise Unreachable(f"{name} ({shown(engine.url)}): {first_line(error.orig)}") from error
         raise
@@ -162,6 +252,16 @@ def is_of_server(error: BaseException | None) -> bool:
     """Whether a driver's error is the server's (away, read-only, no database), not a mistake of the statement's."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"DatabaseError", "InterfaceError"}) and not kinds & _OF_STATEMENT
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the user lacks a right, or the schema does (PostgreSQL, appendix A: 42501, 3F000)."""
+    return getattr(error, "sqlstate", None) in ("42501", "3F000")
+
+
+def refusal(name: str, url: URL, error: BaseException | None) -> str:
+    """What to say of it."""
+    return f"{name} ({shown(url)}): {first_line(error)}; `stellerd db check` prints the SQL for the database's owner"
 
 
 def first_line(error: BaseException | None) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from stellerd.context import Context
 from stellerd.job import Deferred, Done, Skipped
-from stellerd.secret import redact
+from stellerd.redaction import redact
 
 PLUGIN_ERROR = 70
 _LARGEST_COUNTER = 2**63
-_LONGEST_DEFERRAL = timedelta(days=3660)
+_EVER, _NEVER = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,13 @@ def of_outcome(outcome: Any, context: Context) -> Ending:
     if isinstance(outcome, Deferred):
         if outcome.until.tzinfo is None:
             raise TypeError("Deferred.until has no time zone; write datetime.now(UTC) + …")
-        if outcome.until > context.now() + _LONGEST_DEFERRAL:
-            raise ValueError(f"Deferred.until is more than {_LONGEST_DEFERRAL.days} days away")
-        return Ending("deferred", _text("Deferred.reason", outcome.reason), not_before=outcome.until)
+        return Ending("deferred", _text("Deferred.reason", outcome.reason), not_before=_utc(outcome.until))
     raise TypeError(f"run() returned {type(outcome).__name__}; it may return Done, Skipped, Deferred or None")
+
+
+def _utc(at: datetime) -> datetime:
+    """In UTC, with room in the calendar for other zones and for slots around it: a plugin may mean never."""
+    return at.astimezone(UTC) if _EVER.year < at.year < _NEVER.year else _NEVER if at.year > _EVER.year else _EVER
 
 
 def _text(what: str, value: Any) -> str:

@@ -17,6 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
+
+_STRICT = range(80, 95)
+"""OpenSSL's codes for what only X509_V_FLAG_X509_STRICT refuses; Python sets it by default from 3.13 on."""
+_RENEW = (
+    "Python 3.13 and newer hold certificates to RFC 5280: renew the CA's certificate (with its key; what it signed "
+    "stays valid) with basicConstraints=critical,CA:TRUE keyUsage=critical,keyCertSign,cRLSign "
+    "subjectKeyIdentifier=hash, the server's with authorityKeyIdentifier=keyid"
+)
 
 
 class StellerdError(Exception):
@@ -95,3 +107,10 @@ class HttpStatus(JobFailed):
 
 class BadReply(JobFailed):
     """The server's answer cannot be used: too large, cut short, or not what its contract says."""
+
+
+def certificate(error: ssl.SSLCertVerificationError) -> str:
+    """Why a certificate was refused, and for what an older Python let pass, how to mend it."""
+    if error.verify_code not in _STRICT:
+        return error.verify_message
+    return f"{error.verify_message}; {_RENEW}"

@@ -21,7 +21,12 @@ from stellerd.memory import OomWitness
 from stellerd.process import Death, Process
 from stellerd.states import Action, Event, State
 from stellerd.status import iso
+from stellerd.texts import reason_of, short_line
 from stellerd.watch import Watch
+
+_FAILING = {State.BACKOFF: "in backoff", State.STARTING: "tried again", State.FATAL: "FATAL"}
+_NAMED, _REASON_CHARS = 3, 120
+"""How many failing jobs `summary` names, and how much of each reason it shows."""
 
 
 class Fleet:
@@ -37,13 +42,19 @@ class Fleet:
         self.watch = Watch(loop, self.after, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
         self.oom = OomWitness()
         self.jobs = {name: Managed(name, job) for name, job in config.jobs.items() if job.enabled}
+        self.guests: list[Managed] = []
+        """The processes of runs that somebody asked for, beside those of the table."""
         self.waiting: list[Managed] = []
         """Jobs that start once those they come `after` had their first try."""
         self.guard: Guard
 
     def post_guard(self) -> None:
         """From now on all dies with this process."""
-        self.guard = Guard(self.loop, lambda: [job.pid for job in self.jobs.values() if job.pid], self._tell_of_guard)
+        self.guard = Guard(self.loop, lambda: [job.pid for job in self.everybody() if job.pid], self._tell_of_guard)
+
+    def everybody(self) -> list[Managed]:
+        """All that may have a process."""
+        return [*self.jobs.values(), *self.guests]
 
     def _tell_of_guard(self, event: str, why: str) -> None:
         self.log.warning(event, **({"reason": why} if why else {}))
@@ -80,15 +91,26 @@ class Fleet:
 
     def all_down(self) -> bool:
         """Whether no job has a process."""
-        return all(job.process is None for job in self.jobs.values())
+        return not self.guests and all(job.process is None for job in self.jobs.values())
+
+    def summary(self) -> str:
+        """One short line for the service manager: how many jobs are up, and which fail and why."""
+        states = [job.state for job in self.jobs.values()]
+        failing = [job for job in self.jobs.values() if job.is_failing()]
+        named = [
+            f"{job.name} {_FAILING[job.state]}: {short_line(job.reason, _REASON_CHARS) or 'no reason given'}"
+            for job in failing[:_NAMED]
+        ]
+        more = [f"{len(failing) - _NAMED} more fail"] if len(failing) > _NAMED else []
+        return "; ".join([f"{states.count(State.RUNNING)} of {len(states)} jobs up", *named, *more])
 
     def of_pid(self, pid: int) -> Managed | None:
         """The job whose process it is."""
-        return next((job for job in self.jobs.values() if job.pid == pid), None)
+        return next((job for job in self.everybody() if job.pid == pid), None)
 
     def kill_all(self) -> None:
         """SIGKILL to every group."""
-        for job in self.jobs.values():
+        for job in self.everybody():
             with self.guarding(job):
                 if job.process:
                     self.log.warning("killed: did not end in time", job=job.name)
@@ -178,7 +200,7 @@ class Fleet:
             )  # fmt: skip
         except OSError as error:  # no process or descriptor to be had now: try again later, as after a crash
             job.forget_process()
-            job.reason = f"cannot fork: {os.strerror(error.errno or 0)}"
+            job.reason = f"cannot fork: {reason_of(error)}"
             self.log.error("cannot fork", job=job.name, reason=job.reason)
             job.crashes += 1
             self.dispatch(job, Event.DIED)
@@ -224,6 +246,8 @@ class Fleet:
             "run": job.run["id"] if job.run else None, "state": job.state_of_death(),
             "cause": cause, "at": iso(datetime.now(UTC)),
         }  # fmt: skip
+        if job.run:
+            self.relay("stellerd_run_finished", job, {**job.run, "state": job.state_of_death(), "reason": cause})
         job.detail = str(job.failure.get("detail", "")) if job.failure else ""
         job.reason = "" if asked else job.recycling or cause
         if event is Event.RECYCLED:
@@ -238,6 +262,12 @@ class Fleet:
             job.restart_wanted = False
             self.dispatch(job, Event.START)
         self.forget_if_gone(job)
+
+    def relay(self, hook: str, job: Managed, run: Message) -> None:
+        """To the observers among the other processes; a plugin hears of its own runs in its own process."""
+        for other in self.jobs.values():
+            if other.observes and other.process and other.name != job.name:
+                other.process.relay(hook, job.name, run)
 
     def on_message(self, job: Managed, message: Message) -> None:
         """What a job says of itself."""
@@ -262,3 +292,6 @@ class Fleet:
             self.dispatch(job, Event.READY)
         elif kind == "run_started":
             self.watch.run_started(job)
+            self.relay("stellerd_run_started", job, message)
+        elif kind == "run_finished":
+            self.relay("stellerd_run_finished", job, message)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import setproctitle
 
 from stellerd.loop import Loop
+from stellerd.texts import reason_of
 
 _RETRY_S = 1.0
 
@@ -75,7 +76,7 @@ class Guard:
         try:
             self._guardian = guardian = Guardian()
         except OSError as error:  # no process or descriptor to be had now
-            self.tell("no guardian now; tried again", os.strerror(error.errno or 0))
+            self.tell("no guardian now; tried again", reason_of(error))
             self.loop.after(_RETRY_S, self._post)
             return
         self.loop.add(guardian.pidfd, lambda events: self.look())

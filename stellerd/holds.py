@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from stellerd import log
+from stellerd.texts import reason_of
 
 
 class Holds:
@@ -35,8 +36,7 @@ class Holds:
         try:
             self._write()
         except (OSError, ValueError) as error:
-            why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-            reason = f"not remembered over a restart: {self.path}: {why}"
+            reason = f"not remembered over a restart: {self.path}: {reason_of(error)}"
             log.get().warning("hold not written", job=job, reason=reason)
             return reason
         return ""

@@ -21,9 +21,9 @@ def stellerd_job() -> type[Job] | None:
 
 @hookspec
 def stellerd_run_started(job: str, run: Mapping[str, Any]) -> None:
-    """A run began; an error in here is logged and changes nothing."""
+    """A run of any job of this daemon began; an error in here is logged and changes nothing."""
 
 
 @hookspec
 def stellerd_run_finished(job: str, run: Mapping[str, Any]) -> None:
-    """A run ended and is recorded; an error in here is logged and changes nothing."""
+    """A run of any job of this daemon ended; an error in here is logged and changes nothing."""

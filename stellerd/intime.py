@@ -18,8 +18,15 @@ class _HeadersInTime:
 
     timeout: float
     sock: socket.socket
+    connected: Callable[[], None]
+    """Called once the connection stands; what it raises is raised, and nothing is sent."""
     sent: Callable[[], None]
     """Called once the request has left."""
+
+    def connect(self) -> None:
+        """See the library."""
+        super().connect()  # type: ignore[misc]
+        self.connected()
 
     def getresponse(self) -> Any:
         """What it says. Raises: TimeoutError."""
@@ -61,10 +68,10 @@ class _Https(_HeadersInTime, urllib3.connection.HTTPSConnection):  # type: ignor
 
 
 class InTime(requests.adapters.HTTPAdapter):
-    """Connections whose headers have a deadline; `sent` is called once a request has left."""
+    """Connections whose headers have a deadline, and that say when they stand and when a request has left."""
 
-    def __init__(self, sent: Callable[[], None]) -> None:
-        self.sent = sent
+    def __init__(self, connected: Callable[[], None], sent: Callable[[], None]) -> None:
+        self.connected, self.sent = connected, sent
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -76,5 +83,9 @@ class InTime(requests.adapters.HTTPAdapter):
         }
 
     def _pool(self, pool: type, connection: type) -> type:
-        own = type(connection.__name__, (connection,), {"sent": staticmethod(self.sent)})
+        own = type(
+            connection.__name__,
+            (connection,),
+            {"connected": staticmethod(self.connected), "sent": staticmethod(self.sent)},
+        )
         return type(pool.__name__, (pool,), {"ConnectionCls": own})

@@ -46,8 +46,8 @@ class Job:
     """
 
     kind: ClassVar[Literal["periodic", "service"]] = "periodic"
-    every: ClassVar[str] = "1h"
-    """Default interval, a duration text; `[jobs.NAME] every` wins."""
+    every: ClassVar[str | float] = "1h"
+    """Default interval, a duration text or a number of seconds; `[jobs.NAME] every` wins."""
     concurrent: ClassVar[bool] = False
     """True: every host runs it at the same time, with slots and cursors of its own; `[jobs.NAME] concurrent` wins."""
     Settings: ClassVar[type[Settings] | None] = None

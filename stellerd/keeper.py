@@ -34,7 +34,7 @@ class Keeper:
         alive_every: float = 0.0,
         stubborn: bool = False,
     ) -> None:
-        self.store, self.claim, self.lease_s = store, claim, store.lease_s
+        self.store, self.claim, self.lease_s = store, claim, claim.lease_s
         self.lost, self.end, self.stubborn = lost, end, stubborn
         self.alive, self.alive_every = alive, alive_every
         self.until = claim.until

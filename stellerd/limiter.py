@@ -6,6 +6,7 @@ request is sent: whatever happens to the process afterwards, nobody is granted e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -29,13 +30,16 @@ _CLOSED_BY = {
     BREAKER: "closed since the server does not answer",
     OPERATOR: "closed by an operator",
 }
+_TRIES = 3
+_MARGIN, _MOST_MARGIN_S = 0.02, 1.0
+_HARDLY = 1.5
 BREAKER_FAILURES = 5
 BREAKER_PAUSE_S = 60.0
 
 
 @cache
-def _spans(rates: tuple[Rate, ...], margin: float | None) -> tuple[tuple[int, timedelta], ...]:
-    margins = (min(1.0, rate.period * 0.02) if margin is None else margin for rate in rates)
+def _spans(rates: tuple[Rate, ...], margin: float | None, extra: float) -> tuple[tuple[int, timedelta], ...]:
+    margins = (extra + (min(_MOST_MARGIN_S, rate.period * _MARGIN) if margin is None else margin) for rate in rates)
     return tuple((rate.limit, timedelta(seconds=rate.period + more)) for rate, more in zip(rates, margins, strict=True))
 
 
@@ -58,11 +62,18 @@ class Limit:
     wait_patterns: tuple[str, ...] = ()
     breaker_failures: int = BREAKER_FAILURES
     breaker_pause: float = BREAKER_PAUSE_S
+    extra: float = 0.0
+    """Added to each margin since the server was found to count more strictly."""
 
     def spans(self) -> tuple[tuple[int, timedelta], ...]:
         """(limit, window) pairs, each window with its margin: the server's clock starts when a request arrives,
         ours when the slot is spent, and the network is not equally fast each time."""
-        return _spans(self.rates, self.margin)
+        return _spans(self.rates, self.margin, self.extra)
+
+    def wider(self) -> float:
+        """The next `extra`: it doubles, up to a second and to half of the shortest window."""
+        shortest = min(rate.period for rate in self.rates)
+        return min(max(2 * self.extra, _MARGIN * shortest), _MOST_MARGIN_S, shortest / 2)
 
     def skew(self) -> float:
         """The least margin, in seconds: how late a request may arrive after its slot was spent."""
@@ -77,9 +88,10 @@ class Limit:
         """Seconds of the longest window."""
         return max(rate.period for rate in self.rates)
 
-    def in_force(self, row: Any, now: datetime) -> Limit:
+    def in_force(self, row: Any, seen: Look) -> Limit:
         """The limit with the rates that an operator put in its place, if any; `row` is the bucket's."""
-        if not row or row.override_rates is None or (row.override_until is not None and row.override_until <= now):
+        over = seen.override_until is not None and seen.override_until <= seen.now
+        if not row or row.override_rates is None or over:
             return self
         return replace(self, rates=parse_rates(row.override_rates))
 
@@ -89,11 +101,13 @@ class Limiter:
 
     def __init__(self, store: Store, limits: Mapping[str, Limit]) -> None:
         self.store, self.limits = store, limits
+        self._extra: dict[str, float] = {}
 
     def _limit(self, bucket: str) -> Limit:
         if bucket not in self.limits:
             raise ConfigError(f'limits.{bucket}: missing; add [limits.{bucket}] with a rate such as "2/1h"')
-        return self.limits[bucket]
+        limit = self.limits[bucket]
+        return replace(limit, extra=self._extra[bucket]) if bucket in self._extra else limit
 
     def patterns(self, bucket: str) -> tuple[str, ...]:
         """How the bucket's server names a wait, besides the usual ways."""
@@ -113,11 +127,8 @@ class Limiter:
         with self.store.fenced() as connection:
             row = self._lock(connection, bucket, limit)
             seen = look(self.store, connection, bucket, limit, row, clockstep.NONE)
-            now, valid = seen.now, limit.in_force(row, seen.now)
-            free = seen.next_free(valid)
-            if free is not None and free > now:
-                if seen.wrong_clock:
-                    clockstep.pull_back(connection, row, now, seen.not_before)
+            now, valid = seen.now, limit.in_force(row, seen)
+            if (free := _refusal(connection, row, seen, valid)) is not None:
                 return free
             if row.source == BREAKER:  # half-open: this is the one probe; whoever comes meanwhile waits
                 until = now + timedelta(seconds=max(limit.breaker_pause, takes_s))
@@ -135,11 +146,34 @@ class Limiter:
 
         `wait(seconds)` sleeps and says whether to give up. Raises: RateLimited with the time of the next slot.
         """
-        while not isinstance(free := self._take(bucket, takes_s), Slot):
-            seconds = (free - self._now()).total_seconds()
-            if seconds > patience or wait(max(seconds, 0.001)):
-                raise RateLimited(bucket, free, self._why(bucket, free))
-        return free
+        window = min(span for _, span in self._limit(bucket).spans()).total_seconds()
+        for _ in range(_TRIES):
+            while not isinstance(free := self._take(bucket, takes_s), Slot):
+                self._wait_until(free, bucket, wait, patience)
+            if boottime() - free.spent < window:  # else somebody may have been granted the next one meanwhile
+                return free
+        raise RateLimited(bucket, self._now() + timedelta(seconds=window), "the state store is slower than its window")
+
+    def await_open(self, bucket: str, wait: Callable[[float], bool], patience: float = PATIENCE_S) -> None:
+        """Wait in place until there is a slot, and leave it there: for what has to be done before it is spent.
+
+        Raises: as `acquire`.
+        """
+        while self.closed_until(bucket) is not None and (free := self._checked(bucket)) is not None:
+            self._wait_until(free, bucket, wait, patience)
+
+    def _checked(self, bucket: str) -> datetime | None:
+        """`closed_until`; what the store has of a wrong clock is put right."""
+        limit = self._limit(bucket)
+        with self.store.begin() as connection:
+            row = self._lock(connection, bucket, limit)
+            seen = look(self.store, connection, bucket, limit, row, clockstep.NONE)
+            return _refusal(connection, row, seen, limit.in_force(row, seen))
+
+    def _wait_until(self, free: datetime, bucket: str, wait: Callable[[float], bool], patience: float) -> None:
+        seconds = (free - self._now()).total_seconds()
+        if seconds > patience or wait(max(seconds, 0.001)):
+            raise RateLimited(bucket, free, self._why(bucket, free))
 
     def sent(self, slot: Slot) -> None:
         """The slot's request has left only now: if that took long, the server's window begins as much later.
@@ -163,17 +197,20 @@ class Limiter:
         with self.store.reading() as connection:
             row = connection.execute(queries.BUCKET, of_bucket=bucket).first()
             seen = look(self.store, connection, bucket, limit, row)
-            free = seen.next_free(limit.in_force(row, seen.now))
+            free = seen.next_free(limit.in_force(row, seen))
             return free if free is not None and free > seen.now else None
 
     def learn(self, bucket: str, seconds: float | None) -> datetime:
         """Close the bucket for everybody, since the server said so; None (unreadable) means one full window.
 
+        Where the refused request came hardly a window after another one, this process keeps a wider margin from now on.
         Returns: when it opens (aware UTC). A shorter wait never opens it sooner than a longer one said before.
         """
         limit, wait = self._limit(bucket), self.believed(bucket, seconds)
         with self.store.begin() as connection:
             row = self._lock(connection, bucket, limit)
+            if _was_early(connection, bucket, limit):
+                self._extra[bucket] = limit.wider()
             until = self.store.now(connection) + timedelta(seconds=wait)
             if row.not_before is not None and row.not_before > until and row.source != BREAKER:
                 return row.not_before  # type: ignore[no-any-return]
@@ -183,9 +220,11 @@ class Limiter:
             return until
 
     def believed(self, bucket: str, seconds: float | None) -> float:
-        """The wait that a server named, capped; one full window for None."""
+        """The wait that a server named, capped; one full window for None, or for what is no wait."""
         limit = self._limit(bucket)
-        return limit.longest() if seconds is None else min(max(seconds, 0.0), limit.max_learned)
+        if seconds is None or math.isnan(seconds):
+            return limit.longest()
+        return min(max(seconds, 0.0), limit.max_learned)
 
     def report(self, bucket: str, *, answered: bool) -> datetime | None:
         """Count failures in a row; the last of `breaker_failures` closes the bucket for everybody (the circuit opens).
@@ -242,6 +281,7 @@ class Look:
     now: datetime
     nth: Mapping[int, datetime | None]
     not_before: datetime | None
+    override_until: datetime | None
     wrong_clock: bool
     """Something in the store is later than it can be; here it is not."""
 
@@ -250,6 +290,25 @@ class Look:
         moments = [] if self.not_before is None else [self.not_before]
         moments += [nth + span for count, span in limit.spans() if (nth := self.nth[count]) is not None]
         return max(moments, default=None)
+
+
+def _was_early(connection: Transaction, bucket: str, limit: Limit) -> bool:
+    """Whether a window had just passed when the newest grant was given: then the server's was not over yet."""
+    counts = sorted({count for count, _ in limit.spans()})
+    skips = {f"skip_{at}": count for at, count in enumerate((0, *counts))}
+    _, newest, *before = connection.execute(queries.look(len(skips)), of_bucket=bucket, **skips).one()
+    nth = dict(zip(counts, before, strict=True))
+    return any(at is not None and newest - at < span * _HARDLY for count, span in limit.spans() if (at := nth[count]))
+
+
+def _refusal(connection: Transaction, row: Any, seen: Look, valid: Limit) -> datetime | None:
+    """When a locked bucket has its next slot; None: now."""
+    free = seen.next_free(valid)
+    if free is None or free <= seen.now:
+        return None
+    if seen.wrong_clock:
+        clockstep.pull_back(connection, row, seen.now, seen.not_before)
+    return free
 
 
 def look(
@@ -266,9 +325,10 @@ def look(
     if store.clock is not None or now is None:
         now = store.now(connection)
     moved = clockstep.step(store, row) if moved is None else moved
-    told = [at and at + moved for at in found], row.not_before + moved if row and row.not_before else None
+    told = [clockstep.plus(at, moved) for at in found], clockstep.plus(row and row.not_before, moved)
     real = [clockstep.at_most(at, now) for at in told[0]], clockstep.at_most(told[1], _latest(limit, row, now))
-    return Look(now, dict(zip(counts, real[0], strict=True)), real[1], wrong_clock=real != told)
+    until = clockstep.plus(row and row.override_until, moved)
+    return Look(now, dict(zip(counts, real[0], strict=True)), real[1], until, wrong_clock=real != told)
 
 
 def _latest(limit: Limit, row: Any, now: datetime) -> datetime:

@@ -9,7 +9,7 @@ import click
 
 from stellerd.durations import parse_duration, parse_rate
 from stellerd.errors import UsageError
-from stellerd.options import JSON, load
+from stellerd.options import JSON, WIDE, load
 
 if TYPE_CHECKING:
     from stellerd.buckets import Buckets
@@ -24,14 +24,21 @@ def limits() -> None:
 
 @limits.command("show")
 @click.argument("bucket", required=False)
+@WIDE
 @JSON
 @click.pass_context
-def show(context: click.Context, bucket: str | None, as_json: bool) -> int:
+def show(context: click.Context, bucket: str | None, wide: bool, as_json: bool) -> int:
     """Show what is used of each limit, when the next slot is, and who closed it.
 
     Limits that only a plugin knows are shown once it has used them.
     """
-    _print(_buckets(context), bucket, as_json)
+    from stellerd import reading
+    from stellerd.assembly import configured_limits
+    from stellerd.buckets import Buckets
+
+    config = load(context)
+    with reading.store(config.state_url(), config.state.host) as (store, _):
+        _print(Buckets(store, configured_limits(config)), bucket, as_json, wide)
     return 0
 
 
@@ -87,10 +94,10 @@ def _buckets(context: click.Context) -> Buckets:
     return Buckets(store, configured_limits(config))
 
 
-def _print(found: Buckets, bucket: str | None, as_json: bool) -> None:
+def _print(found: Buckets, bucket: str | None, as_json: bool, wide: bool = False) -> None:
     from stellerd import views
 
-    views.limits(found.show(bucket), as_json)
+    views.limits(found.show(bucket), as_json, wide)
 
 
 def _read(option: str, parse: Callable[[str], T], text: str) -> T:

@@ -8,11 +8,13 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from stellerd import memory
 from stellerd.channel import Channel, Message
 from stellerd.errors import LeaseLost
+from stellerd.redaction import redact_all
 from stellerd.signals import SignalPipe
 from stellerd.walltimer import WallTimer
 
@@ -22,12 +24,13 @@ _LONG_S, _TRIM_EVERY_S, _WORTH_BYTES = 5.0, 60.0, 2 * 1024 * 1024
 """Before a wait of at least so long memory goes back to the kernel, no more often than that, when it grew by that."""
 
 
-def readable(descriptors: list[int], seconds: float | None = None) -> bool:
-    """Wait until one of them is; False when none was within `seconds` or a day. select(2) ends at descriptor 1,023."""
+def readable(descriptors: list[int], seconds: float | None = None) -> list[int]:
+    """Wait until some of them are: those. None of them when `seconds` or a day are over. select(2) ends at descriptor
+    1,023."""
     poll = select.poll()
     for fd in descriptors:
         poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else min(seconds, _LONGEST_S) * 1000))
+    return [fd for fd, _ in poll.poll(None if seconds is None else min(seconds, _LONGEST_S) * 1000)]
 
 
 class Line:
@@ -39,6 +42,10 @@ class Line:
         self.ready: dict[str, Any] | None = None
         """What to say once this process is ready: a periodic job at once, a service when it first waits."""
         self.commands: list[Message] = []
+        self.observe: Callable[[Message], None] | None = None
+        """Takes what the parent tells of the runs of other jobs."""
+        self.hears_while_waiting = False
+        """A service hears of them in `ctx.wait`; other jobs between two runs."""
         self._last_progress = 0.0
         self._trimmed, self._resident = -math.inf, memory.resident()
         self._signals = SignalPipe(stop_signals, lambda number, frame: self.stop())
@@ -70,7 +77,7 @@ class Line:
             if now - self._last_progress < _PROGRESS_EVERY_S and fields["done"] != fields["total"]:
                 return
             self._last_progress = now
-        self.channel.send(kind, **fields)
+        self.channel.send(kind, **redact_all(fields))
 
     def say_ready(self) -> None:
         """Tell the parent, the first time."""
@@ -83,10 +90,14 @@ class Line:
         self.say_ready()
         self._lie_down(seconds)
         deadline = time.monotonic() + seconds
+        awaited = [self._signals.fd, *([self.channel.fileno()] if self.hears_while_waiting else [])]
         while not self.stopping:
             left = deadline - time.monotonic()
-            if readable([self._signals.fd], max(0.0, left)):
+            ready = readable(awaited, max(0.0, left))
+            if self._signals.fd in ready:
                 self._signals.read()
+            elif ready:
+                self._hear()
             elif left <= 0:
                 break
         return self.stopping
@@ -112,9 +123,19 @@ class Line:
         if not self.commands and not self.stopping:
             self._wall.set(seconds)
             self._lie_down(seconds)
-            readable([self._signals.fd, self.channel.fileno(), self._wall.fd])
-            self._signals.read()
-            self.commands += self.channel.receive()
-            if self.channel.closed:  # the parent is gone; PDEATHSIG is on its way
-                self.stop()
+            ready = [self.channel.fileno()]
+            while ready == [self.channel.fileno()] and not self.commands and not self.stopping:
+                ready = readable([self._signals.fd, self.channel.fileno(), self._wall.fd])
+                self._signals.read()
+                self._hear()
         return self.commands.pop(0) if self.commands and not self.stopping else None
+
+    def _hear(self) -> None:
+        """Keep the commands that came; observers are told at once."""
+        for message in self.channel.receive():
+            if message["kind"] != "observe":
+                self.commands.append(message)
+            elif self.observe:
+                self.observe(message)
+        if self.channel.closed:  # the parent is gone; PDEATHSIG is on its way
+            self.stop()

@@ -6,30 +6,57 @@ imported, so that `stellerd status` is quick.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 
 from stellerd.errors import ConfigError
+from stellerd.texts import reason_of
 
 SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 DEFAULT_SOCKET = "/run/stellerd/control.sock"
+LARGEST = 1024 * 1024
+"""Bytes of a configuration: a thousand jobs with all their settings fit in."""
 _SOCKET = re.compile(r"^\s*(?:supervisor\s*\.\s*)?socket\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
 
 
 def config_file(named: str | None) -> Path:
     """The configuration file: `-c`, then $STELLERD_CONFIG, then ./stellerd.toml, then /etc/stellerd/stellerd.toml.
 
+    Root looks into /etc first, and takes a ./stellerd.toml only when nobody else could have written it: it says which
+    programs run.
+
     Raises: ConfigError when none was named and none is found.
     """
     chosen = named or os.environ.get("STELLERD_CONFIG")
     if chosen:
         return Path(chosen)
-    for candidate in map(Path, SEARCH):
+    search = SEARCH if os.geteuid() else tuple(sorted(SEARCH, key=os.path.isabs, reverse=True))
+    hint = ""
+    for candidate in map(Path, search):
         if candidate.is_file():
-            return candidate
-    raise ConfigError(f"no configuration found: looked for {' and '.join(SEARCH)}; name one with -c FILE")
+            if os.geteuid() or candidate.is_absolute() or not (why := doubts(candidate)):
+                return candidate
+            hint = f"; root does not take ./{candidate}: {why[0]}"
+    raise ConfigError(f"no configuration found: looked for {' and '.join(search)}; name one with -c FILE{hint}")
+
+
+def doubts(file: Path) -> list[str]:
+    """Why others than root and this user may say what runs here."""
+    found = []
+    for path in (file, file.absolute().parent):
+        with contextlib.suppress(OSError):
+            about = path.stat()
+            sticky = stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX
+            if about.st_mode & 0o002 and not sticky:
+                found.append(f"{path} can be written by every user: chmod o-w {path}")
+            if about.st_uid not in (0, os.geteuid()):
+                found.append(f"{path} belongs to user id {about.st_uid}, who can change what runs here")
+    return found
 
 
 def read(file: Path) -> str:
@@ -38,11 +65,27 @@ def read(file: Path) -> str:
     Raises: ConfigError when it cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return _bytes(file).decode().replace("\r\n", "\n")
     except OSError as error:
-        raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
+        raise ConfigError(f"{file}: {reason_of(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+
+
+def _bytes(file: Path) -> bytes:
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang a reload
+    with open(fd, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError(f"{file}: not a regular file")
+        data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ConfigError(f"{file}: larger than {LARGEST:,} bytes")
+    return data
+
+
+def digest(text: str) -> str:
+    """By which a client of the daemon sees whether its file is the configuration in force."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def control_socket(named: str | None) -> Path:
@@ -55,7 +98,11 @@ def control_socket(named: str | None) -> Path:
     try:
         table = tomllib.loads(text).get("supervisor")
         path = table.get("socket") if isinstance(table, dict) else None
-    except (ValueError, RecursionError):  # wrong TOML, a number or a nesting that is more than Python reads
+    except (ValueError, RecursionError):  # a syntax error; a number of 5,000 digits; brackets without end
         match = _SOCKET.search(text)
         path = match[1] if match else None
-    return Path(os.path.normpath(file.parent.absolute() / (path if isinstance(path, str) else DEFAULT_SOCKET)))
+    return Path(
+        os.path.normpath(
+            file.parent.absolute() / (path if isinstance(path, str) and "\0" not in path else DEFAULT_SOCKET)
+        )
+    )

@@ -11,26 +11,33 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring
 from pathlib import Path
 
+from stellerd import systemd
 from stellerd.errors import Unreachable
 from stellerd.log import RECORD
 from stellerd.status import iso
-from stellerd.texts import clean
+from stellerd.texts import clean, reason_of
 
 CHUNK = 64 * 1024  # the size of a pipe (pipe(7)); full of empty lines it takes the loop 40 ms
 MAX_LINE = 64 * 1024
 TAIL_LINES = 1000
 TAIL_CHARS = 1024 * 1024
-_MARK = RECORD.encode()
+_RECORD = RECORD.encode()
 _PLAIN = bytes(range(32, 127)) + b"\n"
+_LEVEL = re.compile(rb"^<([2-7])>")
+"""Of a line that the job logged itself; 0 and 1 would go to every terminal of the host."""
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Sink:
     """The daemon's standard error, or a file. What it does not take at once is dropped and counted."""
 
+    journal = False
+    """Lines of jobs need their priority in front."""
+
     def __init__(self, fd: int = 2, file: Path | None = None) -> None:
         self.dropped = 0
         self.file = file
+        self.journal = file is None and systemd.is_journal(fd)
         self._fd = fd
         self._rest = b""
         self._torn = False
@@ -50,7 +57,7 @@ class Sink:
         try:
             new = os.open(self.file, flags, 0o640)
         except OSError as error:
-            raise Unreachable(f"log file {self.file}: {os.strerror(error.errno or 0)}") from None
+            raise Unreachable(f"log file {self.file}: {reason_of(error)}") from None
         if self._fd != 2:
             os.close(self._fd)
         self._fd = new
@@ -58,10 +65,14 @@ class Sink:
 
     def line(self, text: str) -> None:
         """One line of the daemon's own."""
-        self.block(text.encode("utf-8", "replace"), 1)
+        self._put(text.encode("utf-8", "replace"), 1)
 
-    def block(self, text: bytes, lines: int) -> None:
-        """So many lines, without the end of the last one."""
+    def block(self, text: bytes, lines: int, levels: bytes = b"6") -> None:
+        """So many lines of a job, without the end of the last one; `levels`: a digit of syslog(3) each, or one for
+        all."""
+        self._put(systemd.journal_lines(text, levels) if self.journal else text, lines)
+
+    def _put(self, text: bytes, lines: int) -> None:
         if (self._rest and not self._flush()) or (self.dropped and not self._own_up()):
             self.dropped += lines
             return
@@ -72,7 +83,8 @@ class Sink:
         """Say how many lines are missing here; the count starts anew only when that could be said."""
         missing, self.dropped = self.dropped, 0
         end = b"\n" if self._torn else b""
-        self._rest = end + f"stellerd: {missing} log lines dropped: the output did not take them\n".encode()
+        said = f"stellerd: {missing} log lines dropped: the output did not take them\n".encode()
+        self._rest = end + (b"<4>" if self.journal else b"") + said
         done = self._flush()
         if self.dropped:
             self.dropped, done = missing, False
@@ -111,12 +123,16 @@ def _nonblocking_writer(fd: int) -> Callable[[bytes], int]:
 class LogPump:
     """One job's pipe. Lines that the job logged itself pass as they are; printed text gets a frame of ours."""
 
-    def __init__(self, job: str, fd: int, sink: Sink, style: str, lines_before: int = 0) -> None:
+    def __init__(self, job: str, fd: int, sink: Sink, style: str, lines_before: int = 0, mark: str = RECORD) -> None:
         self.job, self.fd, self.sink, self.style = job, fd, sink, style
+        self.mark = mark.encode()
+        """Starts what the job logged itself; no line that it prints does."""
         self.tail: deque[tuple[int, bytes]] = deque()
         """The last blocks, each with its number of lines; together few more than TAIL_LINES."""
         self.count = lines_before
         """Lines so far, those of earlier processes included; the newest has this number."""
+        self.also: Callable[[bytes], None] | None = None
+        """Gets each block of lines too."""
         os.set_blocking(fd, False)
         self._partial = b""
         self._tail_lines = self._tail_chars = 0
@@ -168,16 +184,32 @@ class LogPump:
     def _emit(self, text: bytes) -> None:
         """Lines, without the end of the last one."""
         at = iso(datetime.now(UTC))
+        if _RECORD in text:  # behind a printed line that has no end yet, too
+            text = re.sub(rb"(?<=[^\n])" + re.escape(self.mark), b"\n" + self.mark, text)
         short = len(text) <= MAX_LINE or text.find(b"\n", 0, MAX_LINE) >= 0  # the first line; others fit into a CHUNK
         plain = short and not text.translate(None, _PLAIN)
-        block = self._framed_block(text, at) if plain else b"\n".join(self._each(text.split(b"\n"), at))
+        each = [] if plain else text.split(b"\n")
+        block = self._framed_block(text, at) if plain else b"\n".join(self._each(each, at))
         lines = text.count(b"\n") + 1  # framing adds none
         self._keep(block, lines)
         self.count += lines
-        self.sink.block(block, lines)
+        self.sink.block(block, lines, b"".join(map(self._level, each)) or b"6")
+        if self.also:
+            self.also(block)
 
     def _each(self, lines: list[bytes], at: str) -> list[bytes]:
-        return [self._logged(line[1:]) if line.startswith(_MARK) else self._framed(line, at) for line in lines]
+        mark = self.mark
+        return [
+            self._logged(_LEVEL.sub(b"", line.removeprefix(mark), 1))
+            if line.startswith(mark)
+            else self._framed(line, at)
+            for line in lines
+        ]
+
+    def _level(self, line: bytes) -> bytes:
+        """The priority of a job's line: printed text has none of its own."""
+        found = _LEVEL.match(line.removeprefix(self.mark)) if line.startswith(self.mark) else None
+        return found[1] if found else b"6"
 
     def _framed_block(self, text: bytes, at: str) -> bytes:
         """As `_framed` does line by line, for text in which only quotes need care: ten times as fast."""
@@ -202,7 +234,7 @@ class LogPump:
             self._tail_chars -= len(old)
 
     def _logged(self, line: bytes) -> bytes:
-        """As it is, unless it holds what our logger never writes: anybody can print the mark."""
+        """As it is, unless it holds what our logger never writes: a plugin's code may find out the mark."""
         text = line.decode("utf-8", "replace")
         plain = _COLOR.sub("", text) if self.style == "color" else text
         return line if plain.isprintable() else str(clean(text)).encode()

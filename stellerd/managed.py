@@ -71,6 +71,8 @@ class Managed:
         self.killed = False
         """We sent SIGKILL."""
         self.last_death: dict[str, Any] = {}
+        self.observes = False
+        """Its plugin wants to hear of the runs of all jobs."""
         self.timers: list[Timer] = []
         """What was meant for the process there is."""
         self.run_timers: list[Timer] = []
@@ -90,6 +92,10 @@ class Managed:
     def settled(self, now: float) -> bool:
         """Whether it was up long enough for its next crash to be forgiven."""
         return self.ready_at is not None and now - self.ready_at >= self.settings.settle
+
+    def is_failing(self) -> bool:
+        """Whether its process cannot be kept up: it waits for the next try, or that try is on."""
+        return self.state in (State.BACKOFF, State.FATAL) or (self.state is State.STARTING and self.crashes > 0)
 
     def forgive(self) -> None:
         """It has been up for `settle` seconds."""
@@ -144,6 +150,7 @@ class Managed:
             self.kind, self.every = message["job_kind"], message["every"]
             self.last_run = message["last_run"] or self.last_run
             self.last_death, self.reason, self.detail = {}, "", ""
+            self.observes = message.get("observes") is True
         elif kind == "run_started":
             self._cancel(self.run_timers)
             self.run, self.progress, self.next_run = message, None, None
@@ -189,7 +196,7 @@ class Managed:
             self.heartbeat.release()
         self.process = self.heartbeat = self.ready_at = self.run = self.progress = self.failure = self.next_run = None
         self.overdue = self.recycling = ""
-        self.killed = False
+        self.killed = self.observes = False
 
     def lines(self, since: int) -> list[tuple[int, str]]:
         """(number, text) of the log lines after number `since` that are still kept."""

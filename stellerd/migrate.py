@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy.sql import quoted_name
 
-from stellerd import database
+from stellerd import database, reading, rights
 from stellerd.schema import REVISION, bookkeeping, metadata
-from stellerd.session import Transaction
 from stellerd.statements import create_all
-from stellerd.store import CREATE_LOCK, Store
+from stellerd.store import CREATE_LOCK, Store, of_another_version
 
 _NAME = "state store"
 _FIRST = "0001"
@@ -66,9 +65,7 @@ def sql(url: str, since: str | None) -> str:
     """What `upgrade` would do, as SQL for somebody else to run; `since` None: from the version that is there."""
     backend = database.parse(url, _NAME).get_backend_name()
     if since is None:
-        store = Store(url)
-        since = store.revision()
-        store.close()
+        since = reading.revision(url)
     out = io.StringIO()
     if since == _FIRST:  # its number was in stellerd_meta
         out.write(f"{create_all(bookkeeping, backend)[0].strip()};\n\n{_NOTE_FIRST}\n\n")
@@ -76,53 +73,88 @@ def sql(url: str, since: str | None) -> str:
     return out.getvalue()
 
 
-def differences(url: str) -> list[str]:
-    """How the tables differ from what this version needs; empty: not at all."""
+def problems(url: str) -> list[tuple[str, str]] | None:
+    """(problem, the SQL that mends it, safe to run twice) of the store as this user sees it; None: it was not made yet.
+
+    Raises: ConfigError when its tables are of a newer stellerd; Unreachable.
+    """
+    store = Store(url, reads_only=True)
+    try:
+        if store.on_postgres:
+            with store.reading() as connection:
+                if found := list(rights.missing(connection)):
+                    return found
+        if (before := reading.revision(url)) is None:
+            return None
+        if before < REVISION:
+            return [(of_another_version(database.shown(store.url), before), _upgrade_by_owner(store, before))]
+        store.create()
+        return differences(url)
+    finally:
+        store.close()
+
+
+def _upgrade_by_owner(store: Store, since: str) -> str:
+    """For one who may; whoever only uses the tables needs its rights to the new ones, too."""
+    text = sql(store.url.render_as_string(hide_password=False), since)
+    if not store.on_postgres:
+        return text
+    with store.reading() as connection:
+        there = rights.place(connection)
+    assert there is not None
+    return f"SET search_path = {there.schema};\n{text}{there.grant_all()}\n"
+
+
+def differences(url: str) -> list[tuple[str, str]]:
+    """(how the tables differ from what this version needs, the SQL that adds what is missing, where that is safe)."""
     from alembic.autogenerate import compare_metadata
 
     engine = database.open_engine(url, _NAME)
+    schema = _schema(url)
     try:
         with database.transaction(engine, _NAME, reads_only=True) as connection:
             options = {**_OPTIONS, "compare_type": True, "include_name": _is_ours}
             found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+        return [(_said(one), _added(one, engine.dialect, schema)) for one in found]
     finally:
         engine.dispose()
-    return [_said(one) for one in found]
 
 
-_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
-_OPTIONS: dict[str, Any] = {"version_table": "stellerd_version"}
-
-
-def missing_grants(url: str) -> list[tuple[str, str]]:
-    """(what the user may not do, the SQL that allows it), on PostgreSQL; one that owns the tables may do everything."""
-    if database.parse(url, _NAME).get_backend_name() != "postgresql":
-        return []
+def _schema(url: str) -> rights.Place | None:
     store = Store(url)
-    with store.reading() as connection:
-        user = connection.execute(sa.select(sa.func.current_user().label("user"))).scalar_one()
-        found = [
-            (f"{name}: no right to {rights}", f'GRANT {rights} ON {kind} {name} TO "{user}";')
-            for table in metadata.tables.values()
-            if connection.execute(sa.select(sa.func.to_regclass(table.name).label("there"))).scalar()
-            for kind, name, rights in _lacking(connection, table)
-        ]
-    store.close()
-    return found
+    try:
+        if not store.on_postgres:
+            return None
+        with store.reading() as connection:
+            return rights.place(connection)
+    finally:
+        store.close()
 
 
-def _lacking(connection: Transaction, table: sa.Table) -> Iterator[tuple[str, str, str]]:
-    """("TABLE" or "SEQUENCE", its name, the rights that are missing)."""
-    asked = sa.select(*(sa.func.has_table_privilege(table.name, right).label(right) for right in _RIGHTS))
-    row = connection.execute(asked).one()._asdict()
-    if lacking := [right for right in _RIGHTS if not row[right]]:
-        yield "TABLE", table.name, ", ".join(lacking)
-    if isinstance(table.autoincrement_column, sa.Column):
-        sequence = sa.func.pg_get_serial_sequence(table.name, table.autoincrement_column.name)
-        asked = sa.select(sequence.label("name"), sa.func.has_sequence_privilege(sequence, "USAGE").label("may"))
-        row = connection.execute(asked).one()
-        if row.may is False:
-            yield "SEQUENCE", row.name, "USAGE"
+def _added(difference: Any, dialect: sa.Dialect, there: rights.Place | None) -> str:
+    """The SQL that adds a table, an index or a column; nothing for what would take something away."""
+    if isinstance(difference, list):
+        return ""
+    what, one = difference[0], difference[-1]
+    schema: Any = quoted_name(there.schema, False) if there else None
+    copies = {name: table.to_metadata(sa.MetaData(), schema=schema) for name, table in metadata.tables.items()}
+    made: list[Any] = []
+    if what == "add_table":
+        made = [sa.schema.CreateTable(copies[one.name], if_not_exists=True)]
+        made += [sa.schema.CreateIndex(index, if_not_exists=True) for index in copies[one.name].indexes]
+    elif what == "add_index":
+        index = next(index for index in copies[one.table.name].indexes if index.name == one.name)
+        made = [sa.schema.CreateIndex(index, if_not_exists=True)]
+    elif what == "add_column" and (one.nullable or one.server_default is not None):
+        table = f"{there.schema}.{difference[2]}" if there else difference[2]
+        unless = "IF NOT EXISTS " if there else ""  # SQLite has no such words, and says so the second time
+        column = sa.schema.CreateColumn(copies[difference[2]].c[one.name]).compile(dialect=dialect)
+        return f"ALTER TABLE {table} ADD COLUMN {unless}{column};"
+    text = "".join(f"{str(one.compile(dialect=dialect)).strip()};\n" for one in made)
+    return text + (there.grant_all() if there and what == "add_table" else "")
+
+
+_OPTIONS: dict[str, Any] = {"version_table": "stellerd_version"}
 
 
 def _is_ours(name: str | None, kind: str, parents: Any) -> bool:

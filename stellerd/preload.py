@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 
@@ -23,6 +24,23 @@ def wanted(config: Config) -> list[str]:
     """The modules of `[supervisor] preload`, with those that "auto" stands for by this configuration."""
     given = [module for module in config.supervisor.preload if module != _AUTO]
     return given if _AUTO not in config.supervisor.preload else [*_automatic(config), *given]
+
+
+def missing(config: Config) -> list[str]:
+    """A line for each module of `[supervisor] preload` that is not installed: the daemon starts without it."""
+    found = []
+    for index, module in enumerate(config.supervisor.preload):
+        if module != _AUTO and not _there(module):
+            where = config.where("supervisor", "preload", index)
+            found.append(f'{where}: no module "{module}" is installed; nothing of it is preloaded')
+    return found
+
+
+def _there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except Exception:  # noqa: BLE001  of the package that the module is in, whose import this needs
+        return False
 
 
 def _automatic(config: Config) -> list[str]:

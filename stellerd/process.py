@@ -15,6 +15,7 @@ import multiprocess.context
 import multiprocess.popen_fork
 import multiprocess.process
 
+from stellerd import log
 from stellerd.channel import Assignment, Channel, Message
 from stellerd.logpump import LogPump, Sink
 from stellerd.loop import IN, OUT, Loop, Owner, Timer
@@ -72,8 +73,11 @@ class Process:
         """What it has yet to be told, once it reads again."""
         self.channel, theirs = Channel.pair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC) if pump else (None, None)
+        assignment.log_mark = log.new_mark() if pump else ""
         self.log = (
-            LogPump(assignment.job, log_read, sink, assignment.style, lines_before) if log_read is not None else None
+            LogPump(assignment.job, log_read, sink, assignment.style, lines_before, assignment.log_mark)
+            if log_read is not None
+            else None
         )
         try:
             self._child = _spawn(assignment, theirs, log_write)
@@ -112,6 +116,11 @@ class Process:
         """One command; False when it does not take any now."""
         return self.channel.send(command)
 
+    def relay(self, hook: str, job: str, run: Message) -> None:
+        """Tell its observers of another job's run, at most once: what it has no room for it never hears of."""
+        self.channel.send("observe", hook=hook, job=job, run=run)
+        self._send_rest()
+
     def configure(self, text: str) -> None:
         """Tell it of a new configuration. One that does not read for long, since a run is on, gets the last one."""
         self._configuration = text
@@ -120,6 +129,9 @@ class Process:
     def _tell_configuration(self) -> None:
         if self._configuration is not None and self.channel.send("configure", text=self._configuration):
             self._configuration = None
+        self._send_rest()
+
+    def _send_rest(self) -> None:
         finished = self.channel.flush() and self._configuration is None
         if not self.channel.closed:
             self.loop.modify(self.channel.fileno(), IN if finished else IN | OUT)

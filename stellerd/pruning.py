@@ -1,70 +1,119 @@
 """Forgetting what is old: finished runs with their quarantine, what people did, grants that no window counts.
 
-In small transactions, since jobs wait for the same rows meanwhile, and on SQLite for any writer.
+One process of all that share the store does it, about once an hour, in steps of some milliseconds while it waits for
+its next slot.
 """
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from stellerd import queries
 from stellerd.durations import parse_rates
-from stellerd.schema import buckets, operations, quarantine, runs
+from stellerd.errors import Unreachable
+from stellerd.schema import hits, quarantine, runs
 from stellerd.session import Transaction
-from stellerd.store import CREATE_LOCK, Store
+from stellerd.store import Store
 
-_LOCK = CREATE_LOCK + 1
-_STEP, _PAUSE_S = 500, 0.005
+PAUSE_S = 0.005
+"""Between two steps: others get their turn."""
+_EVERY_S = 3600.0
+_STEP = 500
+_LEASE = "@pruning"  # no job has such a name
 
 
-def prune(store: Store, keep_s: float) -> int:
-    """Forget what is older than `keep_s` seconds; the number of runs. 0, at once, while another process does it.
+class Pruner:
+    """What one process does of it."""
 
-    Each job's newest scheduled run stays, since its slots hang on it. Raises: Unreachable.
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._steps: Iterator[int] | None = None
+        self._look_at = 0.0
+
+    def step(self, keep_s: float) -> bool:
+        """Forget a little of what is older than `keep_s` seconds; whether there may be more to do now.
+
+        A store that is away ends it until the next time.
+        """
+        try:
+            if self._steps is None and time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + _EVERY_S / 4
+                self._steps = steps(self.store, keep_s) if take_turn(self.store) else None
+            if self._steps is not None and next(self._steps, None) is None:
+                self._steps = None
+        except Unreachable:
+            self._steps = None
+        return self._steps is not None
+
+
+def take_turn(store: Store) -> bool:
+    """Whether it is time, and now this process's to do; the next turn is in about an hour. Raises: Unreachable."""
+    with store.reading() as connection:
+        lease = connection.execute(queries.LEASE, of_job=_LEASE).first()
+        if lease is not None and not _is_due(lease, store.now(connection)):
+            return False
+    with store.begin() as connection:
+        now = store.now(connection)
+        lease = store.lock_lease(connection, _LEASE, now)
+        if not _is_due(lease, now):
+            return False
+        until = now + timedelta(seconds=_EVERY_S * random.uniform(0.75, 1.25))
+        connection.execute(queries.TAKE_LEASE, **{**lease._asdict(), "of_job": _LEASE, "expires_at": until})
+        return True
+
+
+def _is_due(lease: Any, now: datetime) -> bool:
+    return not timedelta(0) < lease.expires_at - now < timedelta(seconds=2 * _EVERY_S)  # the clock may have been ahead
+
+
+def steps(store: Store, keep_s: float) -> Iterator[int]:
+    """Forget what is older than `keep_s` seconds; after each step, the number of rows that it took.
+
+    Each job's newest slot stays, since its schedule goes on from there. Raises: Unreachable.
     """
     with store.begin() as connection:
-        if not _alone(connection):
-            return 0
-        old = store.now(connection) - timedelta(seconds=keep_s)
-        connection.execute(sa.delete(operations).where(operations.c.at < old))
-        newest = sa.select(sa.func.max(runs.c.id).label("id")).where(runs.c.slot.is_not(None)).group_by(runs.c.job)
-        kept = connection.execute(newest).scalars()
-    _prune_hits(store, keep_s)
-    gone = 0
-    while step := _prune_runs(store, old, kept):
-        gone += step
-        time.sleep(_PAUSE_S)  # others get their turn
-    return gone
-
-
-def _prune_runs(store: Store, old: datetime, kept: list[int]) -> int:
-    query = sa.select(runs.c.id).where(runs.c.finished_at < old, runs.c.id.not_in(kept)).limit(_STEP)
-    with store.begin() as connection:
-        gone = connection.execute(query).scalars() if _alone(connection) else []
-        if not gone:
-            return 0
-        connection.execute(sa.delete(quarantine).where(quarantine.c.run.in_(gone)))
-        return connection.execute(sa.delete(runs).where(runs.c.id.in_(gone))).rowcount
-
-
-def _prune_hits(store: Store, keep_s: float) -> None:
-    """Of buckets in use each grant does so by itself; others may come back with their rates."""
+        now = store.now(connection)
+        old = now - timedelta(seconds=keep_s)
+        gone = connection.execute(queries.FORGET_OPERATIONS, before=old).rowcount
+    yield gone
+    while gone := _forget_runs(store, old, now):
+        yield gone
     with store.reading() as connection:
-        names = connection.execute(sa.select(buckets.c.name)).scalars()
+        names = connection.execute(queries.BUCKET_NAMES).scalars()
     for name in names:
-        with store.begin() as connection:  # the bucket's row first, as who grants does, or two could deadlock
-            bucket = connection.execute(queries.LOCK_BUCKET, of_bucket=name).one()
-            rates = parse_rates(bucket.rates) + parse_rates(bucket.override_rates or bucket.rates)
-            kept_s = max(keep_s, *(2 * rate.period for rate in rates))  # the margin of a window is not known here
-            before = store.now(connection) - timedelta(seconds=kept_s)
-            connection.execute(queries.FORGET_HITS, of_bucket=name, before=before)
+        while gone := _forget_hits(store, name, keep_s):
+            yield gone
 
 
-def _alone(connection: Transaction) -> bool:
-    """Until the transaction ends no other process prunes; SQLite has one writer anyway."""
-    if connection.dialect.name != "postgresql":
-        return True
-    return bool(connection.execute(queries.TRY_LOCK, of_lock=_LOCK).scalar_one())
+def _forget_runs(store: Store, old: datetime, now: datetime) -> int:
+    with store.begin() as connection:
+        found = connection.execute(queries.OLD_RUNS, before=old, now=now, at_most=_STEP).scalars()
+        _forget(connection, quarantine, "run", found)
+        _forget(connection, runs, "id", found)
+    return len(found)
+
+
+def _forget_hits(store: Store, bucket: str, keep_s: float) -> int:
+    """Of a bucket in use each grant does so by itself; others may come back with their rates."""
+    with store.begin() as connection:  # the bucket's row first, as who grants does, or two could deadlock
+        row = connection.execute(queries.LOCK_BUCKET, of_bucket=bucket).first()
+        if row is None:
+            return 0
+        rates = parse_rates(row.rates) + parse_rates(row.override_rates or row.rates)
+        kept_s = max(keep_s, *(2 * rate.period for rate in rates))  # the margin of a window is not known here
+        before = store.now(connection) - timedelta(seconds=kept_s)
+        found = connection.execute(queries.OLD_HITS, of_bucket=bucket, before=before, at_most=_STEP).scalars()
+        _forget(connection, hits, "id", found)
+    return len(found)
+
+
+def _forget(connection: Transaction, table: sa.Table, of: str, found: list[int]) -> None:
+    if found:
+        filled = found + found[-1:] * (_STEP - len(found))  # one statement for any number, compiled once
+        connection.execute(queries.forget(table, of, _STEP), **{f"id_{at}": one for at, one in enumerate(filled)})

@@ -13,7 +13,7 @@ from typing import Any
 
 import pluggy
 
-from stellerd import hookspecs
+from stellerd import hookspecs, jobcheck
 from stellerd.errors import ConfigError, StellerdError
 from stellerd.job import Job
 
@@ -32,7 +32,12 @@ class BrokenPlugin(StellerdError):
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Every installed plugin by name; nothing of it is imported.
+    """Every installed plugin by name; nothing of it is imported."""
+    return {name: points[0] for name, points in every().items()}
+
+
+def every() -> dict[str, list[EntryPoint]]:
+    """The entry points of each name: more than one when several distributions claim it.
 
     Read again only when a folder of sys.path has changed, as it does when something is installed or removed: a
     supervisor that restarts a job looks in vain most of the time, and a child would dirty 2 MB of shared memory.
@@ -41,8 +46,16 @@ def installed() -> dict[str, EntryPoint]:
 
 
 @lru_cache(maxsize=1)
-def _installed(folders: tuple[tuple[str, int], ...]) -> dict[str, EntryPoint]:
-    return {point.name: point for point in sorted(entry_points(group=GROUP))}
+def _installed(folders: tuple[tuple[str, int], ...]) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in sorted(entry_points(group=GROUP)):
+        found.setdefault(point.name, []).append(point)
+    return {name: _different(points) if len(points) > 1 else points for name, points in found.items()}
+
+
+def _different(points: list[EntryPoint]) -> list[EntryPoint]:
+    """Less those that are found twice. Whose they are is in a file that costs 20 ms to be read."""
+    return list({(point.dist.name if point.dist else "", point.value): point for point in points}.values())
 
 
 def _changed_ns(folder: str) -> int:
@@ -66,13 +79,16 @@ def requirements(name: str) -> set[str]:
 def find(name: str, where: str) -> EntryPoint:
     """The entry point of a plugin.
 
-    Raises: ConfigError that names what is installed.
+    Raises: ConfigError that names what is installed, or all who claim the name.
     """
-    known = installed()
+    known = every()
     if name not in known:
         have = ", ".join(known) or "none"
         raise ConfigError(f'{where}: no plugin "{name}" is installed; installed are: {have}')
-    return known[name]
+    if len(known[name]) > 1:
+        owners = " and ".join(f"{point.dist.name if point.dist else '?'} ({point.value})" for point in known[name])
+        raise ConfigError(f'{where}: more than one distribution has a plugin "{name}": {owners}; uninstall all but one')
+    return known[name][0]
 
 
 _spare: list[pluggy.PluginManager] = []
@@ -89,6 +105,15 @@ def _manager() -> pluggy.PluginManager:
     return manager
 
 
+OBSERVER_HOOKS = ("stellerd_run_started", "stellerd_run_finished")
+
+
+class Observer(Job):
+    """The job of a plugin that has observers and no job: it runs nothing and hears of the runs of others."""
+
+    kind = "service"
+
+
 class Loaded:
     """A plugin that was imported here, with the observers that came along."""
 
@@ -103,16 +128,23 @@ class Loaded:
             raise BrokenPlugin(
                 f'plugin "{name}" ({point.value}) cannot be loaded: {why}', traceback.format_exc()
             ) from None
+        self.observes = any(getattr(self.manager.hook, name).get_hookimpls() for name in OBSERVER_HOOKS)
+        """Whether it wants to know of the runs of all jobs."""
+        if job is None and self.observes:
+            job = Observer
         if not (isinstance(job, type) and issubclass(job, Job)):
             raise BrokenPlugin(f'plugin "{name}" ({point.value}): stellerd_job() returned no subclass of stellerd.Job')
+        if job is not Observer and (problems := jobcheck.problems(job)):
+            raise BrokenPlugin(f'plugin "{name}" ({point.value}) cannot be run: {"; ".join(problems)}')
         self.job: type[Job] = job
 
-    def observe(self, log: Any, job: str) -> Callable[[str, Mapping[str, Any]], None]:
-        """A function that calls an observer hook and logs its failure: observers are never fatal."""
+    def observe(self, log: Any) -> Callable[[str, str, Mapping[str, Any]], None]:
+        """A function (hook, job, run) that calls an observer hook and logs its failure: observers are never fatal."""
 
-        def call(hook: str, run: Mapping[str, Any]) -> None:
+        def call(hook: str, job: str, run: Mapping[str, Any]) -> None:
             try:
-                getattr(self.manager.hook, hook)(job=job, run=run)
+                if hook in OBSERVER_HOOKS:
+                    getattr(self.manager.hook, hook)(job=job, run=run)
             except Exception:  # noqa: BLE001  somebody else's code, whose failure must not touch the run
                 log.error("an observer raised", hook=hook, traceback=traceback.format_exc())
 

@@ -19,7 +19,7 @@ from stellerd.hookspecs import hookimpl
 from stellerd.job import Job
 from stellerd.keeper import Keeper
 from stellerd.line import Line
-from stellerd.secret import RedactingStream
+from stellerd.redaction import RedactingStream
 from stellerd.store import Store
 
 _ROUNDS = 4
@@ -72,6 +72,7 @@ def _once(assignment: Assignment) -> None:
         loaded = registry.Loaded("rehearsal", "", _ITSELF)
         ticker = child.ticker_of(assignment, loaded, store, line)
         ticker.runner.keeper = _Alone
+        ticker.prepare()
         ticker.runner.plan()
         line.stop()  # so that it would end if it could not run, instead of waiting for a store in memory
         ticker.serve()

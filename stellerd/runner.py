@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import select
+import itertools
+import random
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from stellerd import slots
+from stellerd import backoff, slots
 from stellerd.claims import Claim, Held, Taken
 from stellerd.context import Context, Services
 from stellerd.endings import PLUGIN_ERROR, Ending, of_outcome, said, unforeseen, with_countable
@@ -17,8 +19,8 @@ from stellerd.errors import RateLimited, StellerdError, Unreachable
 from stellerd.job import Job
 from stellerd.keeper import Keeper
 from stellerd.limiter import Limiter
-from stellerd.secret import redact
-from stellerd.status import OPERATOR, RunRecord, from_iso, iso
+from stellerd.redaction import redact
+from stellerd.status import LOST, OPERATOR, RunRecord, from_iso, iso
 from stellerd.store import Cursor, Store
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -26,8 +28,10 @@ HELD_POLL_S = 1.0
 """How often a process looks whether a job that another runs is free: one small SELECT. A stop is handed over in that
 time and a little, a dead host's run is taken over that soon after its lease."""
 _REASON_CHARS = 2000
+_INTERVAL = "schedule.interval"
+"""Name of the cursor that keeps it."""
 _LEAST_DEFERRAL = timedelta(seconds=1)  # a plugin that defers into the past shall not spin
-_RECORD_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+_RECORD_S = 15.0
 _ASKED = "schedule.asked"
 """Cursor: when the run is due that an operator asked for. It is kept until that run has begun, and again when it ends
 as deferred: no accepted trigger is lost with a process, a host, or a limit that is used up."""
@@ -86,6 +90,7 @@ class Runner:
         every: float,
         key: str = "",
         misfire: str = "once",
+        retry_lost: int = 1,
         observe: Callable[[str, dict[str, Any]], None] = lambda hook, run: None,
         step_down: Callable[[], None] = lambda: None,
         end: Callable[[str], None] = lambda why: None,
@@ -98,9 +103,10 @@ class Runner:
         self.key = key or name
         """What the store knows the job by."""
         self.emit, self.observe, self.step_down, self.end = emit, observe, step_down, end
-        self.every, self.misfire = every, misfire
+        self.every, self.misfire, self.retry_lost = every, misfire, retry_lost
         self.alive, self.alive_every = alive, alive_every
         self.attended = attended
+        self._interval: slots.Interval | None = None
         self._unrecorded: Callable[[], RunRecord] | None = None
         self._cursor = Cursor(store, self.key)
 
@@ -147,11 +153,11 @@ class Runner:
         return self.store.scheduled_around(self.key, now)
 
     def _after_loss(self, last: RunRecord | None, first: datetime, now: datetime) -> Plan | None:
-        """A slot lost with its host is tried once more, unless the next one has come already."""
-        if last is None or last.slot is None or last.state not in ("running", "lost"):
+        """A slot whose run was lost with its process is tried again, unless the next one has come already."""
+        if last is None or last.slot is None or last.state not in ("running", *LOST):
             return None
         if slots.slot_at(first, self.every, now) > last.slot or (
-            last.state == "lost" and not self.store.may_retry(self.key, last.slot)
+            last.state in LOST and not self.store.may_retry(self.key, last.slot, self.retry_lost)
         ):
             return None
         return self._not_before_buckets(Plan(now, last.slot, "retry", f"its run on {last.host} was lost"))
@@ -162,14 +168,31 @@ class Runner:
             return self._not_before_buckets(
                 Plan(due, max(slots.slot_at(first, self.every, due), last.slot), "deferred", last.reason)
             )
-        slot = first if last is None or last.slot is None else slots.slot_after(first, self.every, last.slot)
+        interval = self._interval_now(last, first, now)
+        slot = first if last is None or last.slot is None else interval.next_after(first, last.slot)
         if last is None or not slots.is_missed(slot, now):
             newest = max(slot, slots.slot_at(first, self.every, now))
             return self._not_before_buckets(Plan(max(newest, now) if newest <= now else newest, newest, "schedule"))
-        return self._not_before_buckets(self._after_missed(first, slot, now))
+        return self._not_before_buckets(self._after_missed(first, slot, interval.latest(first, slot, now), now))
 
-    def _after_missed(self, first: datetime, slot: datetime, now: datetime) -> Plan:
-        latest = slots.slot_at(first, self.every, now)
+    def _interval_now(self, last: RunRecord | None, first: datetime, now: datetime) -> slots.Interval:
+        """The interval, and since when it is in force if another one was before."""
+        if self._interval is None or self._interval.every != self.every:
+            cursor = Cursor(self.store, self.key)
+            known = cursor.setdefault(_INTERVAL, {"every": self.every, "since": None, "due": None})
+            self._interval = slots.Interval(
+                known["every"], *(at and from_iso(at) for at in (known["since"], known["due"]))
+            )
+            if self._interval.every != self.every:
+                self._interval = new = self._interval.changed(self.every, first, last.slot if last else None, now)
+                since, due = (at and iso(at) for at in (new.since, new.due))
+                cursor.set(_INTERVAL, {"every": new.every, "since": since, "due": due})
+        since = self._interval.since
+        return (
+            self._interval if since is None or since <= now else replace(self._interval, since=now)
+        )  # a clock set back
+
+    def _after_missed(self, first: datetime, slot: datetime, latest: datetime, now: datetime) -> Plan:
         if self.misfire == "once" or not slots.is_missed(latest, now):
             return Plan(now, latest, "catch-up", f"slot of {iso(slot)} was missed")
         self.store.record(self.key, latest, "schedule", "skipped", f'missed since {iso(slot)}; misfire = "skip"')
@@ -213,7 +236,7 @@ class Runner:
         Raises: Unreachable when the store is, before or after the run.
         """
         self._catch_up_on_records()
-        claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger)
+        claim = self.store.claim(self.key, slot, "dry-run" if dry_run else trigger, self.retry_lost)
         if not isinstance(claim, Claim):
             return claim
         keeper = self.keeper(
@@ -272,15 +295,21 @@ class Runner:
         Raises: Unreachable when it stays away.
         """
         self._unrecorded = finish = partial(self._finish, claim, ending, context)
-        for pause in _RECORD_PAUSES_S:
+        deadline = time.monotonic() + _RECORD_S
+        for failures in itertools.count(1):
             try:
                 record = finish()
                 self._unrecorded = None
                 return record
             except Unreachable as error:
-                context.log.warning("the run's end is not recorded yet", state=ending.state, reason=str(error))
-                select.select([], [], [], pause)
-            except Exception as error:  # noqa: BLE001  it holds what no store takes; an end that is less says so
+                if failures == 1:
+                    context.log.warning("the run's end is not recorded yet", state=ending.state, reason=str(error))
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(retry_s(error, failures))
+            except Exception as error:  # it holds what no store takes; an end that is less says so
+                if time.monotonic() > deadline or failures > 2:
+                    raise
                 context.counters.clear()
                 why = f"its end, {ending.state}, could not be recorded: {said(error)}"
                 ending = Ending("failed", why, PLUGIN_ERROR)
@@ -329,8 +358,6 @@ class Runner:
         self.observe("stellerd_run_finished", fields)
 
 
-def retry_at(error: Unreachable | Held, now: datetime, failures: int) -> datetime:
-    """When to try again after the store was away (1, 2, 4 … 30 s) or while somebody holds the job (HELD_POLL_S)."""
-    if isinstance(error, Held):
-        return min(max(error.until, now + timedelta(seconds=0.5)), now + timedelta(seconds=HELD_POLL_S))
-    return now + timedelta(seconds=min(30.0, 2.0 ** min(failures, 5)))
+def retry_s(error: Unreachable | Held, failures: int) -> float:
+    """Seconds until the next try after the store was away, `failures` times in a row, or somebody had the job."""
+    return HELD_POLL_S if isinstance(error, Held) else backoff.until_store(failures, random.random())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,10 +21,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest of `stellerd/migrations/versions`, which a new store has from the start."""
 metadata = MetaData()
 bookkeeping = MetaData()
@@ -62,6 +64,22 @@ class AnyText(TypeDecorator[str]):
         return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+class AnyJson(TypeDecorator[Any]):
+    """A value from anywhere, for people to look at: what JSON or a database has no word for (NaN, a Decimal, an object)
+    is kept as its text, so that no run fails of it."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        try:
+            return json.loads(json.dumps(value, default=str), parse_constant=str)
+        except (TypeError, ValueError, RecursionError) as error:
+            return f"not kept, since it is no JSON: {type(error).__name__}: {error}"
+
+
+UNFINISHED = text("state = 'running'")
+"""Of all runs; literal, so that a planner can tell that the index on them serves."""
 _Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself for INTEGER only
 
 version = Table(  # alembic's, in its form
@@ -79,7 +97,7 @@ runs = Table(
     Column("trigger", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", AnyText, nullable=False),
-    Column("counters", JSON, nullable=False),
+    Column("counters", AnyJson, nullable=False),
     Column("code", Integer),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
@@ -91,6 +109,7 @@ runs = Table(
     UniqueConstraint("job", "slot", "attempt", name="runs_one_per_slot"),
     Index("runs_by_job", "job", "id"),
     Index("runs_by_end", "finished_at"),
+    Index("runs_unfinished", "job", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
 )
 
 leases = Table(
@@ -104,6 +123,7 @@ leases = Table(
     Column("machine", Text, nullable=False),  # identity in which the pid means something
     Column("pid", Integer, nullable=False),
     Column("pid_started", Float, nullable=False),
+    Column("life", Float, nullable=False, server_default="60"),  # seconds from one renewal to the end, its holder's
 )
 
 buckets = Table(
@@ -146,7 +166,7 @@ quarantine = Table(
     Column("entity", AnyText, nullable=False),
     Column("key", AnyText, nullable=False),
     Column("reason", AnyText, nullable=False),
-    Column("payload", JSON),
+    Column("payload", AnyJson),
     Column("at", UtcTime, nullable=False),
     Index("quarantine_by_run", "run"),
 )

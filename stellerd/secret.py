@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-_revealed: list[str] = []  # longest first: a secret may be the beginning of another
+from stellerd import redaction
+from stellerd.texts import reason_of
+
+_held: dict[str, str] = {}
+"""Credentials that were read while this process still might."""
 _SOURCES = ("env", "file", "credential")
-_LEAST_CHARS = 4  # shorter ones would blank out innocent words
-_SECRET_KEY = re.compile("pass|pwd|secret|token|key|auth|sig", re.IGNORECASE)  # of a URL's query
 _HARMLESS_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^@?#]*")
 _HOW = 'write { env = "NAME" }, { file = "path" } or { credential = "name" }'
 
@@ -69,7 +67,7 @@ class Secret:
         """
         value = self._read_source()
         if self.shown() != value:
-            _remember(value)
+            redaction.remember(value)
         return value
 
     def _read_source(self) -> str:
@@ -79,7 +77,9 @@ class Secret:
             if self._value not in os.environ:
                 raise ValueError(f"environment variable {self._value} is not set")
             return os.environ[self._value]
-        return self._read(*self._path())
+        if self.source == "credential" and self._value in _held:
+            return _held[self._value]
+        return self.read(*self._path())
 
     def _path(self) -> tuple[Path, bool]:
         if self.source == "file":
@@ -88,16 +88,18 @@ class Secret:
         if not folder:
             raise ValueError(
                 f'credential "{self._value}": $CREDENTIALS_DIRECTORY is not set; '
-                f"start under systemd with LoadCredential={self._value}:…"
+                f"start under systemd with LoadCredential={self._value}:…; a command beside the service finds its "
+                "credentials as root"
             )
         return Path(folder) / self._value, False
 
     @staticmethod
-    def _read(path: Path, check_mode: bool) -> str:
+    def read(path: Path, check_mode: bool) -> str:
+        """The text of a secret file. Raises: ValueError saying why there is none."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang
         except OSError as error:
-            raise ValueError(f"secret file {path}: {os.strerror(error.errno or 0)}") from None
+            raise ValueError(f"secret file {path}: {reason_of(error)}") from None
         try:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode):
@@ -105,7 +107,10 @@ class Secret:
             if check_mode and stat.S_IMODE(mode) & 0o077:
                 raise ValueError(f"secret file {path} is readable by others: chmod 600 {path}")
             with open(fd, "rb", closefd=False) as stream:
-                return stream.read().decode().rstrip("\r\n")
+                value = stream.read().decode().rstrip("\r\n")
+            if not value:
+                raise ValueError(f"secret file {path} is empty")
+            return value
         except UnicodeDecodeError:
             raise ValueError(f"secret file {path}: not UTF-8") from None
         finally:
@@ -143,49 +148,9 @@ class Secret:
         return {"anyOf": [*one, {"type": "string"}]}
 
 
-def _remember(value: str) -> None:
-    """So that `redact` finds it, in every form in which messages, logs and URLs quote a text."""
-    forms = {form for part in _parts(value) for plain in (part, unquote(part)) for form in _forms(plain)}
-    new = {form for form in forms if len(form) >= _LEAST_CHARS}.difference(_revealed)
-    if new:
-        _revealed.extend(new)
-        _revealed.sort(key=len, reverse=True)
-
-
-def _parts(value: str) -> Iterator[str]:
-    """The value, and of a URL its password and secret parameters, wherever a parser may see them end."""
-    yield value
-    if "://" not in value:
-        return
-    with contextlib.suppress(ValueError):  # not a URL after all
-        yield urlsplit(value).password or ""
-    for pattern in (r"://[^:/@]*:([^@]*)@", r"://[^:/@]*:(.*)@"):  # SQLAlchemy's way, and the widest one
-        yield from re.findall(pattern, value, re.DOTALL)
-    for key, text in parse_qsl(value.partition("?")[2]):
-        if _SECRET_KEY.search(key):
-            yield text
-
-
-def _forms(text: str) -> tuple[str, ...]:
-    inner = (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1])
-    return (text, *inner, quote(text, safe="", errors="replace"))
-
-
-def redact(text: str) -> str:
-    """The text without any secret that this process has read."""
-    for value in _revealed:
-        text = text.replace(value, "***")
-    return text
-
-
-class RedactingStream(io.TextIOWrapper):
-    """A text stream to a descriptor, without secrets, line by line: for what a plugin or a library prints."""
-
-    def __init__(self, fd: int) -> None:
-        raw = open(fd, "wb", closefd=False)  # noqa: SIM115  for as long as the process lives
-        super().__init__(raw, "utf-8", "backslashreplace", line_buffering=True)
-
-    def write(self, text: str) -> int:
-        """Write the text without secrets; its length as it was."""
-        super().write(redact(text))
-        return len(text)
+def hold_credentials(folder: Path) -> None:
+    """Read what there is of a folder of credentials, before this process becomes one that may not."""
+    with contextlib.suppress(OSError):  # there is none, or it is not for us
+        for path in folder.iterdir():
+            with contextlib.suppress(ValueError):
+                _held[path.name] = Secret.read(path, check_mode=False)

@@ -10,12 +10,11 @@ from typing import Any
 
 from stellerd import database
 from stellerd.durable import DurableConnection
-from stellerd.errors import Unreachable
+from stellerd.errors import ConfigError, Unreachable
 from stellerd.statements import Compiled, Statement, dialect_of
+from stellerd.texts import reason_of
 
-# said in full, since a database or a role may have another default: with a snapshot from before it waited for a lock, a
-# transaction would not see what the one it waited for has done
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_OF_THE_SERVER = 0.9  # of our patience: it ends a statement before we give up, and keeps no session that nobody reads
 
 
 class Result:
@@ -123,8 +122,8 @@ class Transaction:
 class Pool:
     """The connections of one process to one database."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.name = name
+    def __init__(self, url: str, name: str, *, reads_only: bool = False) -> None:
+        self.name, self.reads_only = name, reads_only
         self.url = database.parse(url, name)
         self.shown = database.shown(self.url)
         self.dialect = dialect_of(self.url.get_backend_name())
@@ -135,8 +134,10 @@ class Pool:
         self.open: Callable[[], Any] = self._open_sqlite if self.is_sqlite else self._open_postgres
 
     def _open_sqlite(self) -> Any:
-        database.make_folder(self.url, self.name)
         [path], options = self.dialect.create_connect_args(self.url)
+        if self.reads_only:
+            return database.open_to_read(path, options)
+        database.make_folder(self.url, self.name)
         connection = sqlite3.connect(
             path,
             **{**options, "check_same_thread": False, "timeout": database.BUSY_TIMEOUT_S},
@@ -155,19 +156,19 @@ class Pool:
             try:
                 connection.flush()
             except OSError as error:
-                raise Unreachable(f"{self.name} ({self.shown}): {error.strerror}") from error
+                raise Unreachable(f"{self.name} ({self.shown}): {reason_of(error)}") from error
 
     def _open_postgres(self) -> Any:
         from stellerd.patient import PatientConnection
 
-        _, options = self.dialect.create_connect_args(self.url)
-        return PatientConnection.connect(**{**database.POSTGRES_OPTIONS, **options}, autocommit=True)
+        database.check_options(self.url, self.name)
+        options = database.postgres_options(self.url, self.dialect)
+        connection = PatientConnection.connect(**options, autocommit=True)
+        database.verify(connection, self.name, self.url)
+        return connection
 
     def begin(self, connection: Any, writes: bool, patience_s: float) -> None:
-        """Begin a transaction; SQLite's writers queue up at once, or two could not upgrade.
-
-        PostgreSQL is told to give up too: a process that was stopped or cut off must not keep its row locks.
-        """
+        """Begin a transaction; SQLite's writers queue up at once, or two could not upgrade."""
         if self.is_sqlite:
             if writes:
                 database.begin_immediate(connection)
@@ -175,8 +176,7 @@ class Pool:
                 connection.execute("BEGIN")
             return
         connection.patience_s = patience_s
-        limits = ("statement_timeout", "idle_in_transaction_session_timeout") if writes else ()
-        connection.execute(_BEGIN + "".join(f"; SET LOCAL {limit} = {int(patience_s * 1000)}" for limit in limits))
+        database.begin_postgres(connection, patience_s * _OF_THE_SERVER, writes=writes)
 
     def take(self) -> Any:
         """A kept connection, or None."""
@@ -209,6 +209,8 @@ class Pool:
                 raise
             work.commit()
         except Exception as error:
+            if database.is_refusal(error):
+                raise ConfigError(database.refusal(self.name, self.url, error)) from error
             if database.is_of_server(error):
                 raise Unreachable(f"{self.name} ({self.shown}): {database.first_line(error)}") from error
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -21,42 +20,44 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from stellerd.durations import Rate, format_duration, format_size, parse_duration, parse_rate, parse_size
+from stellerd.durations import LARGEST, LONGEST_S, Rate, duration, format_duration, format_size, parse_rate, size
 from stellerd.locate import DEFAULT_SOCKET
 from stellerd.secret import Secret
 
 
-def _texts(parse: Callable[[str], Any], example: str, known: type = float) -> BeforeValidator:
-    def read(raw: Any) -> Any:
-        if isinstance(raw, str):
-            return parse(raw)
-        if isinstance(raw, known):  # a default of ours, in seconds or bytes
-            return raw
-        raise ValueError(f"write it as text with a unit, as in {example}")
+def _read(raw: Any) -> Rate:
+    if isinstance(raw, Rate):  # a default of ours
+        return raw
+    if isinstance(raw, str):
+        return parse_rate(raw)
+    raise ValueError('write it as text with a unit, as in "2/1h"')
 
-    return BeforeValidator(read)
+
+_SPAN = r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*(ms|s|m|h|d|w)"
+_SIZE = r"^\s*[0-9]{1,15}\s*(B|KiB|MiB|GiB)?\s*$"
+
+
+def _seconds(**least: float) -> WithJsonSchema:
+    number = {"type": "number", **least, "maximum": LONGEST_S}
+    return WithJsonSchema({"anyOf": [{"type": "string", "pattern": rf"^({_SPAN})+\s*$"}, number], "examples": ["30m"]})
+
+
+def _positive(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be greater than 0")
+    return seconds
 
 
 Duration = Annotated[
-    float,
-    _texts(parse_duration, '"30s"'),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^(\s*\d+(\.\d+)?\s*(ms|s|m|h|d|w))+\s*$", "examples": ["30m"]}),
+    float, BeforeValidator(duration), PlainSerializer(format_duration, return_type=str), _seconds(minimum=0)
 ]
-"""Seconds; in TOML a text with a unit."""
+"""Seconds; in TOML a text with a unit, or a number of seconds. Never negative, at most ten years."""
 
-RateText = Annotated[
-    Rate,
-    _texts(parse_rate, '"2/1h"', Rate),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+\s*/.+$", "examples": ["2/1h"]}),
-]
+Positive = Annotated[Duration, AfterValidator(_positive), _seconds(exclusiveMinimum=0)]
+"""A duration that is not zero."""
 
-
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain a NUL character")
-    return text
+_RATE = {"type": "string", "pattern": rf"^\s*[0-9]{{1,15}}\s*/({_SPAN})+\s*$", "examples": ["2/1h"]}
+RateText = Annotated[Rate, BeforeValidator(_read), PlainSerializer(str, return_type=str), WithJsonSchema(_RATE)]
 
 
 def _of_a_file(text: str) -> str:
@@ -65,9 +66,7 @@ def _of_a_file(text: str) -> str:
     return text
 
 
-Plain = Annotated[str, AfterValidator(_without_nul)]
-"""A text that the system takes as it is: a path, a variable."""
-FileName = Annotated[Plain, AfterValidator(_of_a_file)]
+FileName = Annotated[str, AfterValidator(_of_a_file)]
 
 
 class Settings(BaseModel):
@@ -81,11 +80,14 @@ class Settings(BaseModel):
 
 Size = Annotated[
     int,
-    _texts(parse_size, '"256MiB"', int),
+    BeforeValidator(size),
     PlainSerializer(format_size, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+\s*(B|KiB|MiB|GiB)?\s*$", "examples": ["256MiB"]}),
-]
-"""Bytes; in TOML a text with a unit."""
+    WithJsonSchema({
+        "anyOf": [{"type": "string", "pattern": _SIZE}, {"type": "integer", "minimum": 0, "maximum": LARGEST}],
+        "examples": ["256MiB"],
+    }),
+]  # fmt: skip
+"""Bytes; in TOML a text with a unit, or a number of bytes."""
 
 
 class SupervisorSettings(Settings):
@@ -100,7 +102,7 @@ class SupervisorSettings(Settings):
     holds: FileName = Field(
         "/var/lib/stellerd/holds.json", description="Remembers over restarts which jobs an operator stopped or paused."
     )
-    stop_timeout: Duration = Field(30.0, description="Longest time for all jobs together to end at shutdown.", gt=0)
+    stop_timeout: Positive = Field(30.0, description="Longest time for all jobs together to end at shutdown.")
     preload: list[str] = Field(
         ["auto"],
         description="Third-party modules imported once, before the jobs are forked, so that all of them share the "
@@ -121,12 +123,10 @@ class StateSettings(Settings):
         description="SQLAlchemy URL; PostgreSQL when several hosts share the work.",
     )
     keep: Duration = Field(30 * 86400.0, description="How long finished runs and their quarantine are kept.")
-    lease: Duration = Field(
-        60.0,
-        description="A job of a host that died or was cut off is taken over by another after so long.",
-        ge=1,
+    lease: Annotated[Duration, Field(ge=1), _seconds(minimum=1)] = Field(
+        60.0, description="A job of a host that died or was cut off is taken over by another after so long."
     )
-    folder: Plain = Field(
+    folder: str = Field(
         "",
         description='Where jobs keep files of their own on this host; "": beside an SQLite store, else '
         f"{DEFAULT_FOLDER}.",
@@ -217,10 +217,12 @@ class LimitSettings(Settings):
     rate: Annotated[
         list[RateText],
         BeforeValidator(_rates),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+        WithJsonSchema({"anyOf": [_RATE, {"type": "array", "items": _RATE, "minItems": 1}]}),
     ] = Field(description='Requests per window, as in "2/1h"; a list when several windows hold at once.', min_length=1)
     margin: Duration | None = Field(
-        None, description="Added to each window for clocks and networks; default 2 % of it, at most 1 s."
+        None,
+        description="Added to each window for clocks and networks; default 2 % of it, at most 1 s. A process whose "
+        "requests are refused right after a window doubles it for itself.",
     )
     max_learned: Duration = Field(86400.0, description="Longest wait believed when the server names one.")
     wait_patterns: list[WaitPattern] = Field(
@@ -232,9 +234,7 @@ class LimitSettings(Settings):
         5, ge=0,
         description="Requests without an answer (or with a 5xx) in a row after which the bucket is closed; 0: never.",
     )  # fmt: skip
-    breaker_pause: Duration = Field(
-        60.0, description="For how long it is closed then; one probe follows, and decides.", gt=0
-    )
+    breaker_pause: Positive = Field(60.0, description="For how long it is closed then; one probe follows, and decides.")
 
 
 class JobSettings(Settings):
@@ -242,7 +242,7 @@ class JobSettings(Settings):
 
     plugin: str = Field("", description="Entry point in the group `stellerd`; default: the job's name.")
     enabled: bool = Field(True, description="false: known, never started.")
-    every: Duration | None = Field(None, description="Interval between slots; default: the plugin's.", gt=0)
+    every: Positive | None = Field(None, description="Interval between slots; default: the plugin's.")
     after: list[str] = Field(
         default_factory=list,
         description="Jobs that have their first try before this one: it starts once they are ready.",
@@ -253,6 +253,13 @@ class JobSettings(Settings):
     misfire: Literal["once", "skip"] = Field(
         "once", description="A slot missed while nothing ran: one catch-up run, or wait for the next slot."
     )
+    retry_lost: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="How often a slot is tried again whose run was lost with its process, be that killed, crashed or "
+        "on a host that is gone; not once the next slot has come. 0: never.",
+    )
     restart: Literal["always", "on-failure", "never"] = Field(
         "always", description="Whether a process that ended by itself comes back; on-failure: not after exit code 0."
     )
@@ -261,12 +268,11 @@ class JobSettings(Settings):
         ge=0,
         description="More restarts than this within `window` end as FATAL; 0: tried for ever, called degraded.",
     )
-    window: Duration = Field(600.0, description="See max_restarts.", gt=0)
-    timeout: Duration = Field(3600.0, description="Longest run; then stacks are logged and the process ends.", gt=0)
-    heartbeat_timeout: Duration | None = Field(
-        None, description="A process without a sign of life for so long is ended and restarted; default: not watched.",
-        gt=0,
-    )  # fmt: skip
+    window: Positive = Field(600.0, description="See max_restarts.")
+    timeout: Positive = Field(3600.0, description="Longest run; then stacks are logged and the process ends.")
+    heartbeat_timeout: Positive | None = Field(
+        None, description="A process without a sign of life for so long is ended and restarted; default: not watched."
+    )
     max_rss: Size | None = Field(
         None, description="A process larger than this is replaced between two runs; default: any size."
     )
@@ -276,19 +282,21 @@ class JobSettings(Settings):
     )
     stop_grace: Duration = Field(10.0, description="From stop_signal to SIGKILL.")
     settle: Duration = Field(5.0, description="Uptime after which a crash is forgiven: restarted at once.")
-    backoff: Duration = Field(0.5, description="Wait before the second restart in a row; doubles each time.", gt=0)
-    backoff_cap: Duration = Field(60.0, description="Longest wait between restarts.", gt=0)
+    backoff: Positive = Field(0.5, description="Wait before the second restart in a row; doubles each time.")
+    backoff_cap: Positive = Field(60.0, description="Longest wait between restarts.")
     log: Literal["pump", "inherit"] = Field(
         "pump", description="pump: tagged and kept for `stellerd logs`; inherit: straight to the daemon's output."
     )
-    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], Plain] = Field(
+    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str] = Field(
         default_factory=dict, description="Environment variables of this job."
     )
-    cwd: Plain = Field("", description='Working directory; "": the daemon\'s.')
+    cwd: str = Field("", description='Working directory; "": the daemon\'s.')
     umask: str = Field("", description='File mode mask, as in "027"; "": the daemon\'s.', pattern="^[0-7]{0,4}$")
     nice: int = Field(0, ge=0, le=19, description="Added to the daemon's niceness.")
     rlimits: dict[Literal["AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK"], Size] = Field(
-        default_factory=dict, description='Resource limits, as in { NOFILE = 1024, AS = "2GiB" }.'
+        default_factory=dict,
+        description='Resource limits, as in { NOFILE = 1024, AS = "2GiB" }. CORE is 0 unless it is here: '
+        "a core file holds the job's secrets.",
     )
-    user: Plain = Field("", description="Run as this user; only when the daemon runs as root.")
+    user: str = Field("", description="Run as this user; only when the daemon runs as root.")
     settings: dict[str, Any] = Field(default_factory=dict, description="The plugin's own settings.")

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 RUN_STATES = ("running", "ok", "partial", "failed", "skipped", "deferred", "timeout", "crashed", "lost")
+LOST = ("crashed", "lost")
+"""What became of a run whose process died, here or on another host."""
 OPERATOR = "operator"
 """Trigger of a run that somebody asked the daemon for."""
 EXIT_OF_STATE = {

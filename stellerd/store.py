@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,17 +12,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from stellerd import hosts, queries
-from stellerd.claims import Claim, Held, Taken, boottime
+from stellerd.claims import LEASE_S, Claim, Held, LeaseWatch, Taken, boottime
 from stellerd.errors import ConfigError, LeaseLost
-from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, runs, version
+from stellerd.schema import REVISION, bookkeeping, metadata, quarantine, version
 from stellerd.session import Pool, Transaction
 from stellerd.statements import Statement, create_all, insert_of
-from stellerd.status import RunRecord
+from stellerd.status import LOST, RunRecord
 
-LEASE_S = 60.0
 _PATIENCE_S = 10.0
 _AT_ONCE_S = 0.01
-_LIVES = 10
 _LONG_S = 300.0  # making or changing the tables may take
 CREATE_LOCK = 7_305_812_064  # any number, the same in every stellerd
 
@@ -33,14 +32,16 @@ class Store:
     """
 
     def __init__(
-        self, url: str, clock: Callable[[], datetime] | None = None, *, lease_s: float = LEASE_S, host: str = ""
-    ) -> None:
-        self._pool = Pool(url, "state store")
-        self.clock, self.host = clock, host
+        self, url: str, clock: Callable[[], datetime] | None = None, *, lease_s: float = LEASE_S, host: str = "",
+        reads_only: bool = False,
+    ) -> None:  # fmt: skip
+        self._pool = Pool(url, "state store", reads_only=reads_only)
+        self.clock, self.host, self.url = clock, host, self._pool.url
+        self.on_postgres = not self._pool.is_sqlite
         self.uptime = boottime if clock is None and self._pool.is_sqlite else None
         """Seconds that nobody can set, beside a clock that somebody can: this host's, where the store has none."""
         self.owner = str(uuid.uuid4())
-        self._watched: dict[str, tuple[Any, float]] = {}
+        self._watch = LeaseWatch()
         self.run: Claim | None = None
         """What fences the run that is on in this process."""
         self.set_lease(lease_s)
@@ -79,12 +80,15 @@ class Store:
 
     def now(self, connection: Transaction) -> datetime:
         """The store's time: one clock for all hosts."""
-        if self.clock is not None:
-            return self.clock()
-        if connection.dialect.name == "postgresql":
-            at: datetime = connection.execute(queries.CLOCK).scalar_one()
-            return at.astimezone(UTC)
-        return datetime.now(UTC)
+        asked = boottime()
+        has_none = self.clock is not None or self._pool.is_sqlite
+        return self._time(None if has_none else connection.execute(queries.CLOCK).scalar_one(), asked)
+
+    def _time(self, told: datetime | None, asked: float) -> datetime:
+        """`told`: what the server's clock said to who asked at that `boottime`; None where another one counts."""
+        now = self.clock() if self.clock else told or datetime.now(UTC)
+        self._watch.note(now, asked)
+        return now
 
     def ahead(self) -> float | None:
         """How far this host's clock is ahead of its uptime, in seconds; it changes when somebody sets the clock. None
@@ -110,7 +114,7 @@ class Store:
             self._create()
             found = self.revision()
         if found != REVISION:
-            raise ConfigError(_of_another_version(self._pool.shown, str(found)))
+            raise ConfigError(of_another_version(self._pool.shown, str(found)))
 
     def _create(self) -> None:
         with self.begin(_LONG_S) as connection:
@@ -130,79 +134,73 @@ class Store:
                 return found
             return "0001" if tellers else None
 
-    def claim(self, job: str, slot: datetime | None, trigger: str) -> Claim | Held | Taken:
-        """Take the job's lease and open a run, in one transaction; whoever loses the race changes nothing."""
+    def claim(self, job: str, slot: datetime | None, trigger: str, retry_lost: int = 1) -> Claim | Held | Taken:
+        """Take the job's lease and open a run, in one transaction; whoever loses the race changes nothing.
+
+        `retry_lost`: see `may_retry`.
+        """
         proved = boottime() + self.lease_s
         with self.begin() as connection:
             now = self.now(connection)
-            lease = self._lock_lease(connection, job, now)
+            lease = self.lock_lease(connection, job, now)
             if held := self._held(lease, now):
                 return held
             epoch, me = lease.epoch + 1, hosts.this_process(self.host)
             connection.execute(queries.LOSE_OLDER, of_job=job, before_epoch=epoch, at=now)
-            attempt = 1 if slot is None else self._next_attempt(connection, job, slot, now)
+            attempt = 1 if slot is None else self._next_attempt(connection, job, slot, now, retry_lost)
             if not attempt:
                 return Taken()
             until = now + timedelta(seconds=self.lease_s)
-            connection.execute(queries.TAKE_LEASE, of_job=job, owner=self.owner, epoch=epoch, expires_at=until, **me)
+            taken = {"owner": self.owner, "epoch": epoch, "expires_at": until, "life": self.lease_s, **me}
+            connection.execute(queries.TAKE_LEASE, of_job=job, **taken)
             run_id = connection.execute(
                 queries.OPEN_RUN, job=job, slot=slot, attempt=attempt, trigger=trigger, state="running", reason="",
                 counters={}, host=me["host"], pid=me["pid"], owner=self.owner, epoch=epoch, started_at=now,
             ).scalar_one()  # fmt: skip
-            return Claim(run_id, job, self.owner, epoch, slot, attempt, proved)
+            return Claim(run_id, job, self.owner, epoch, slot, attempt, proved, self.lease_s)
 
     def holder(self, job: str) -> Held | None:
         """Who else has the job now; takes nothing and waits for nobody."""
+        asked = boottime()
         with self.reading() as connection:
             lease = connection.execute(queries.LEASE, of_job=job).first()
-            return None if lease is None else self._held(lease, self.now(connection))
+            return None if lease is None else self._held(lease, self._time(lease.now, asked))
 
     def _held(self, lease: Any, now: datetime) -> Held | None:
-        if lease.owner in ("", self.owner) or lease.expires_at <= now or self._owner_is_gone(lease):
+        if lease.owner in ("", self.owner) or self._owner_is_gone(lease) or self._watch.is_over(lease, now):
             return None
-        return None if self._is_stale(lease, now) else Held(lease.host, lease.pid, lease.expires_at)
-
-    def _is_stale(self, lease: Any, now: datetime) -> bool:
-        """Whether a lease that ends later than any can, by a clock that was ahead, was not renewed while this process
-        looked on for ten times its life."""
-        seen = (lease.owner, lease.epoch, lease.expires_at)
-        if lease.expires_at <= now + timedelta(seconds=_LIVES * self.lease_s):
-            self._watched.pop(lease.job, None)
-            return False
-        before, since = self._watched.get(lease.job, (None, 0.0))
-        if before != seen:
-            self._watched[lease.job] = seen, boottime()
-            return False
-        return boottime() - since > _LIVES * self.lease_s
+        return Held(lease.host, lease.pid, lease.expires_at)
 
     def _owner_is_gone(self, lease: Any) -> bool:
         """Whether the holder was a process that can be looked up from here and is no more."""
         return bool(lease.pid) and hosts.is_gone(lease.machine, lease.pid, lease.pid_started, self.host)
 
-    def _lock_lease(self, connection: Transaction, job: str, now: datetime) -> Any:
-        free = {"owner": "", "epoch": 0, "expires_at": now, "host": "", "machine": "", "pid": 0, "pid_started": 0.0}
+    def lock_lease(self, connection: Transaction, job: str, now: datetime) -> Any:
+        """The job's lease, made if there was none, and nobody else's to change until the transaction ends."""
+        free = {"owner": "", "epoch": 0, "expires_at": now, "host": "", "machine": "", "pid": 0, "pid_started": 0.0,
+                "life": self.lease_s}  # fmt: skip
         connection.execute(queries.MAKE_LEASE, job=job, **free)
         return connection.execute(queries.LOCK_LEASE, of_job=job).one()
 
-    def _next_attempt(self, connection: Transaction, job: str, slot: datetime, now: datetime) -> int:
-        """1 for a new slot; the next number for one whose deferral is over or that was lost once; else 0."""
+    def _next_attempt(self, connection: Transaction, job: str, slot: datetime, now: datetime, retry_lost: int) -> int:
+        """1 for a new slot; the next number for one whose deferral is over or whose runs were lost; else 0."""
         last = connection.execute(queries.LAST_ATTEMPT, of_job=job, of_slot=slot).first()
         if last is None:
             return 1
         again = last.state == "deferred" and (last.not_before is None or last.not_before <= now)
-        if last.state == "lost":
-            again = connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() == 1
+        if last.state in LOST:
+            again = connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() <= retry_lost
         return last.attempt + 1 if again else 0
 
-    def may_retry(self, job: str, slot: datetime) -> bool:
-        """Whether a lost slot was lost once only: nobody tries it a third time."""
+    def may_retry(self, job: str, slot: datetime, retry_lost: int) -> bool:
+        """Whether the runs of a slot were not lost with their processes more often than it is to be tried again."""
         with self.reading() as connection:
-            return bool(connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() == 1)
+            return bool(connection.execute(queries.TIMES_LOST, of_job=job, of_slot=slot).scalar_one() <= retry_lost)
 
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease; False when it is somebody else's by now: the run must end."""
         with self.begin() as connection:
-            until = self.now(connection) + timedelta(seconds=self.lease_s)
+            until = self.now(connection) + timedelta(seconds=claim.lease_s)
             return connection.execute(queries.PROLONG_LEASE, **claim.fence(), expires_at=until).rowcount == 1
 
     def finish(
@@ -244,7 +242,7 @@ class Store:
             for run in connection.execute(queries.UNFINISHED, of_job=job).all():
                 held = lease is not None and lease.owner == run.owner
                 gone = held and self._owner_is_gone(lease)
-                if lease is not None and held and not gone and lease.expires_at > now:
+                if held and not gone and not self._watch.is_over(lease, now):
                     continue
                 end, why = ("crashed", "the process ended without a word") if gone else ("lost", "its lease ran out")
                 when = now
@@ -279,9 +277,13 @@ class Store:
 
     def history(self, job: str | None = None, limit: int = 20) -> list[RunRecord]:
         """The newest runs first."""
-        query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
         with self.reading() as connection:
-            return [_record(row) for row in connection.execute(query.where(_of(job)) if job else query)]
+            if job is None:
+                return [_record(row) for row in connection.execute(queries.NEWEST, at_most=limit)]
+            known = connection.execute(queries.JOBS).scalars()  # of a job that all hosts run, every host's
+            keys = [key for key in known if key == job or key.startswith(f"{job}@")]
+            rows = [row for key in keys for row in connection.execute(queries.NEWEST_OF, of_job=key, at_most=limit)]
+        return [_record(row) for row in sorted(rows, key=lambda row: row.id, reverse=True)[:limit]]
 
     def put_aside(self, run_id: int, entity: str, key: str, reason: str, payload: Any) -> None:
         """One quarantined item."""
@@ -301,7 +303,10 @@ class Store:
 
 
 class Cursor:
-    """What one job remembers between runs; values are JSON."""
+    """What one job remembers between runs; values are JSON, the same on every database.
+
+    Raises: ValueError or TypeError for a key or a value that cannot come back as it was.
+    """
 
     def __init__(self, store: Store, job: str) -> None:
         self._store, self._job = store, job
@@ -309,16 +314,18 @@ class Cursor:
     def get(self, key: str, default: Any = None) -> Any:
         """The value last set, or `default`."""
         with self._store.reading() as connection:
-            row = connection.execute(queries.CURSOR, of_job=self._job, of_key=key).first()
+            row = connection.execute(queries.CURSOR, of_job=self._job, of_key=_key(key)).first()
         return default if row is None else row.value
 
     def set(self, key: str, value: Any) -> None:
         """Remember a JSON value."""
+        _check(key, value)
         with self._store.fenced() as connection:
             connection.execute(queries.SET_CURSOR, job=self._job, key=key, value=value)
 
     def setdefault(self, key: str, value: Any) -> Any:
         """The value there is; `value`, now remembered, when there was none. Two processes get the same one."""
+        _check(key, value)
         with self._store.reading() as connection:
             row = connection.execute(queries.CURSOR, of_job=self._job, of_key=key).first()
         if row is not None:
@@ -328,12 +335,28 @@ class Cursor:
             return connection.execute(queries.CURSOR, of_job=self._job, of_key=key).scalar_one()
 
 
-def _of(job: str) -> Any:
-    """Its runs; of a job that all hosts run, those of every host."""
-    return (runs.c.job == job) | runs.c.job.startswith(f"{job}@", autoescape=True)
+def _check(key: str, value: Any) -> None:
+    _key(key)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"cursor {key!r}: SQLite would round a number of more than 64 bits; remember it as text")
+    try:
+        json.dumps(value, allow_nan=False)
+    except RecursionError:
+        raise ValueError(f"cursor {key!r}: the value is nested too deeply") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"cursor {key!r}: only JSON can be remembered: {error}") from None
 
 
-def _of_another_version(place: str, found: str) -> str:
+def _key(key: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a cursor's key must be text, not {type(key).__name__}")
+    if "\0" in key or (not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key)):
+        raise ValueError(f"cursor {key!r}: a key must have no NUL and no half of a surrogate pair")
+    return key
+
+
+def of_another_version(place: str, found: str) -> str:
+    """What to do about tables of version `found`."""
     if found > REVISION:
         return (
             f"state store {place} was upgraded by a newer stellerd ({found}, this one knows {REVISION}): install that"

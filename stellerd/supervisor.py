@@ -13,21 +13,28 @@ from datetime import UTC, datetime
 from stellerd import config, log, systemd
 from stellerd.channel import DUMP_SIGNAL
 from stellerd.config import Config
-from stellerd.control import Control
+from stellerd.control import Control, Occupied
 from stellerd.errors import ConfigError, StellerdError, UsageError
 from stellerd.fleet import Fleet
 from stellerd.logpump import Sink
 from stellerd.loop import Loop, say
 from stellerd.managed import Managed
 from stellerd.operator import Operator
+from stellerd.redaction import redact
 from stellerd.reload import Change, Effect, changes
+from stellerd.run_requests import RunRequests
 from stellerd.settings import frozen
 from stellerd.signals import SignalPipe
 from stellerd.states import Event, State
+from stellerd.status import iso
+from stellerd.texts import short_line
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 FIRST_WORD_S = 5.0
 """READY is said at the latest so long after the start."""
+_OCCUPIED_S, _LOOK_AGAIN_S = 10.0, 0.05
+_REASON_CHARS = 200
+"""How much of a refused reload's reason the service manager is told."""
 
 
 class Supervisor:
@@ -40,7 +47,10 @@ class Supervisor:
         self.log = log.get()
         self.started = datetime.now(UTC)
         self.fleet = Fleet(config, self.loop, sink, style, self.announce)
+        self.runs = RunRequests(self.fleet)
         self.stopping = False
+        self.refused: dict[str, str] | None = None
+        """When (`at`) and why (`reason`) the last reload changed nothing; None once one was good."""
         self._announced = False
         self._began = self.loop.clock()
 
@@ -57,16 +67,31 @@ class Supervisor:
         self.signals = SignalPipe(handlers)
         self.loop.add(self.signals.fd, lambda events: self._on_signals(handlers))
         try:
-            self.control = Control(
-                self.loop, self.config.path(self.config.supervisor.socket), Operator(self).commands()
-            )
-            self._start_all()
+            self._open_control()
+            if not self.stopping:
+                self._start_all()
             while not (self.stopping and self.fleet.all_down()):
                 self.loop.turn()
         finally:
             self._close()
         self.log.info("stopped")
         return 0
+
+    def _open_control(self) -> None:
+        """While another daemon that starts is at it, wait a moment, and heed signals meanwhile.
+
+        Raises: Unreachable
+        """
+        path = self.config.path(self.config.supervisor.socket)
+        while not self.stopping:
+            try:
+                self.control = Control(self.loop, path, Operator(self).commands())
+                return
+            except Occupied:
+                if self.loop.clock() - self._began > _OCCUPIED_S:
+                    raise
+            self.loop.after(_LOOK_AGAIN_S, lambda: None)
+            self.loop.turn()
 
     def _start_all(self) -> None:
         self.log.info("started", pid=os.getpid(), config=str(self.config.file), jobs=list(self.fleet.jobs))
@@ -84,7 +109,7 @@ class Supervisor:
         self.loop.after(interval, lambda: self._feed_watchdog(interval))
 
     def _close(self) -> None:
-        for job in self.fleet.jobs.values():
+        for job in self.fleet.everybody():
             with contextlib.suppress(OSError):
                 if job.process:
                     job.process.kill()
@@ -104,11 +129,14 @@ class Supervisor:
         up = states.count(State.RUNNING)
         late = self.loop.clock() - self._began >= FIRST_WORD_S
         waiting = not late and (self.fleet.waiting or State.STARTING in states)
-        status = f"STATUS={up} of {len(states)} jobs up"
+        status = f"STATUS={self.fleet.summary()}"
+        if self.refused:
+            status += f"; reload refused: {short_line(self.refused['reason'], _REASON_CHARS)}"
         if not self._announced and not waiting and not self.stopping:
             self._announced = True
             self.manager.tell("READY=1", status)
-            self.log.info("ready", up=up, jobs=len(states))
+            failing = [job.name for job in self.fleet.jobs.values() if job.is_failing()]
+            self.log.info("ready", up=up, jobs=len(states), **({"failing": failing} if failing else {}))
         else:
             self.manager.tell(status)
 
@@ -162,8 +190,8 @@ class Supervisor:
     def handle_quit(self) -> None:
         """Every process's Python stacks into the log."""
         self.log.warning("stacks asked for", traceback="".join(traceback.format_stack()))
-        for job in self.fleet.jobs.values():
-            if job.process and job.ready_at is not None:  # before that its handler may not be in place
+        for job in self.fleet.everybody():
+            if job.process and (job.ready_at is not None or job.run):  # before that its handler may not be in place
                 job.process.signal(DUMP_SIGNAL)
 
     def shut_down(self) -> None:
@@ -173,6 +201,7 @@ class Supervisor:
         timeout = self.config.supervisor.stop_timeout
         self.manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}")
         self.log.info("stopping")
+        self.runs.end_all("the daemon is stopping")
         for job in self.fleet.jobs.values():
             job.restart_wanted = False
             self.fleet.dispatch(job, Event.STOP)
@@ -191,16 +220,20 @@ class Supervisor:
             self.manager.tell("RELOADING=1", systemd.monotonic_usec())
         try:
             new = config.load(str(self.config.file))
-            if problems := new.problems_of_secrets():
-                raise ConfigError(problems)
+            new.require_usable()
         except ConfigError as error:
+            self.refused = {"at": iso(datetime.now(UTC)), "reason": redact(str(error))}
             self.log.error("reload refused; the old configuration stays in force", reason=str(error))
             raise
+        else:
+            self.refused = None
         finally:
             if self._announced:
                 self.manager.tell("READY=1")
+            self.announce()
         found = changes(self.config, new)
         self.config = self.fleet.config = frozen(new, self.config)
+        self.runs.end_those_not_in(new.jobs, "the job was removed from the configuration")
         log.set_level(new.supervisor.log_level)
         self.log.info("reloaded", changes=[change.to_json() for change in found])
         self._apply(found)

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from stellerd import assembly, config, log
+from stellerd import assembly, config, jobcheck, log
 from stellerd.database import open_engine
-from stellerd.errors import Busy
+from stellerd.errors import Busy, ConfigError
 from stellerd.job import Job
 from stellerd.status import RunRecord
 from stellerd.store import Store
@@ -36,7 +36,8 @@ class Clock:
 class Harness:
     """One job with its settings, databases, broker and limits; state is an SQLite file in `folder`.
 
-    `settings` and `limits` are what `[jobs.NAME.settings]` and `[limits]` would hold; mistakes raise ConfigError.
+    `settings` and `limits` are what `[jobs.NAME.settings]` and `[limits]` would hold; mistakes in them or in the
+    class raise ConfigError.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Harness:
         state_url: str | None = None,
         name: str = "job",
     ) -> None:
+        if problems := jobcheck.problems(job):
+            raise ConfigError(problems)
         self.folder = folder or Path(tempfile.mkdtemp(prefix="stellerd-test-"))
         self.clock = Clock()
         self.events: list[tuple[str, dict[str, Any]]] = []

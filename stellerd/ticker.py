@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +15,10 @@ from stellerd.config import Config
 from stellerd.durations import format_size
 from stellerd.errors import ConfigError, JobFailed, Unreachable
 from stellerd.line import Line
-from stellerd.pruning import prune
-from stellerd.runner import HELD_POLL_S, Asked, Plan, Runner, retry_at
+from stellerd.pruning import PAUSE_S, Pruner
+from stellerd.runner import HELD_POLL_S, Asked, Plan, Runner, retry_s
 from stellerd.settings import JobSettings, frozen
 from stellerd.status import RunRecord
-
-_PRUNE_EVERY_S = 3600.0
 
 
 class SlotJob(schedule.Job):
@@ -60,10 +57,20 @@ class SlotJob(schedule.Job):
 
 
 class Ticker:
-    """Turns until asked to end, or until the process is to be replaced. `build` makes a runner of a configuration."""
+    """Turns until asked to end, or until the process is to be replaced.
 
-    def __init__(self, config: Config, build: Callable[[Config], Runner], line: Line, paused: bool) -> None:
-        self.config, self.build, self.line, self.paused = config, build, line, paused
+    `build` makes a runner of a configuration; `prepare` is called before anything else, again while the store is away.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        build: Callable[[Config], Runner],
+        line: Line,
+        paused: bool,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config, self.build, self.line, self.paused, self.prepare = config, build, line, paused, prepare
         self.runner = build(config)
         self.scheduler = schedule.Scheduler()
         self.slot_job = SlotJob(self.scheduler, self)
@@ -72,17 +79,21 @@ class Ticker:
         self._triggered = False
         """The daemon passed a trigger on that is not kept in the store yet."""
         self._said: Any = None
-        self._pruned = 0.0
+        self._pruner = Pruner(self.runner.store)
 
     def serve(self) -> int:
         """The exit code."""
+        while not self._guarded(self.prepare):
+            if self._waited():
+                return 0
+        self.blocked, self.failures = None, 0
         if self.runner.job.kind == "service":
             return self._serve_service()
         self.line.say_ready()
         self._guarded(self._arm)
         while not self.line.stopping:
             self._announce()
-            message = self.line.next_command(self._seconds_to_next())
+            message = self._next_command()
             if message:
                 self._obey(message)
             elif not self.line.stopping:
@@ -110,13 +121,16 @@ class Ticker:
 
     def _serve_service(self) -> int:
         while (record := self._served()) is None:
-            assert self.blocked is not None
-            now = self.runner.services.now()
-            if self.line.wait((retry_at(self.blocked, now, self.failures) - now).total_seconds()):
+            if self._waited():
                 return 0
         if record.state != "ok":
             raise JobFailed(record.reason)
         return 0
+
+    def _waited(self) -> bool:
+        """Wait for what is in the way; True when this process was asked to end."""
+        assert self.blocked is not None
+        return self.line.wait(retry_s(self.blocked, self.failures))
 
     def _served(self) -> RunRecord | None:
         """The record of a service's run; None while somebody else runs it or the store is away."""
@@ -142,7 +156,8 @@ class Ticker:
         except Unreachable as error:
             self.failures += 1
             self._block(error)
-            log.get(job=self.runner.name).error("the state store is away", reason=str(error))
+            if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: it may be away for long
+                log.get(job=self.runner.name).error("the state store is away", reason=str(error))
             return False
         return True
 
@@ -157,14 +172,16 @@ class Ticker:
         self._said = said
 
     def _due(self) -> None:
-        plan, runner = self.slot_job.plan, self.runner
-        if plan and plan.held and plan.at > runner.services.now() and runner.store.holder(runner.key):
+        if self._is_held() and self.runner.store.holder(self.runner.key):
             return  # the other one's run goes on
-        if plan is None or self.blocked or plan.held:
+        if self.blocked or self.slot_job.plan is None or self.slot_job.plan.held:
             self.blocked = None
             self._arm()
         if self.slot_job.should_run:
             self.scheduler.run_pending()
+
+    def _is_held(self) -> bool:
+        return isinstance(self.blocked or (self.slot_job.plan and self.slot_job.plan.held), Held)
 
     def _arm(self) -> None:
         """Ask the store anew."""
@@ -175,16 +192,29 @@ class Ticker:
 
     def _seconds_to_next(self) -> float | None:
         """By the store's clock, which may differ from this host's."""
-        now = self.runner.services.now()
-        if self.blocked is not None:
-            return (retry_at(self.blocked, now, self.failures) - now).total_seconds()
-        left: list[float] = []
-        plan = self.slot_job.next
-        if plan is None and self.paused:
+        if self.paused and not (self._triggered or self.slot_job.asked or isinstance(self.blocked, Unreachable)):
             return None
+        plan = self.slot_job.next
+        if blocked := self.blocked or (plan and plan.held):
+            return retry_s(blocked, self.failures)
+        left: list[float] = []
         if plan is None or not self._guarded(lambda: left.append((plan.at - self.runner.store_now()).total_seconds())):
-            return 1.0
-        return min(left[0], HELD_POLL_S) if plan.held and left[0] > 0 else HELD_POLL_S if plan.held else left[0]
+            return HELD_POLL_S
+        return left[0]
+
+    def _next_command(self) -> Message | None:
+        """What ends the wait for the next slot; in the meantime old records are forgotten, step by step."""
+        seconds = self._seconds_to_next()
+        while (
+            self.blocked is None
+            and (seconds is None or seconds > PAUSE_S)
+            and self._pruner.step(self.config.state.keep)
+        ):
+            message = self.line.next_command(PAUSE_S)
+            if message or self.line.stopping:
+                return message
+            seconds = self._seconds_to_next()
+        return self.line.next_command(seconds)
 
     def _announce(self) -> None:
         plan = self.slot_job.next or self.slot_job.plan
@@ -211,9 +241,6 @@ class Ticker:
         elif isinstance(result, RunRecord):
             self.runs += 1
             self._said = None
-        if time.monotonic() - self._pruned > _PRUNE_EVERY_S:
-            prune(self.runner.store, self.config.state.keep)
-            self._pruned = time.monotonic()
 
     def _obey(self, message: Message) -> None:
         """One command of the parent; others than these it does not send."""

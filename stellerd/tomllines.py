@@ -1,15 +1,17 @@
-"""Where each key of a TOML text stands: tomllib gives the values, this gives line and column.
-
-The text was already accepted by tomllib, so this walks over it without judging the syntax.
-"""
+"""TOML texts within bounds, and where each key of one stands: tomllib gives the values, this gives line and column."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Iterator
+from typing import Any
 
 Path = tuple[str | int, ...]
+DEEPEST = 32
+"""So deep may tables and lists be nested: parsers, validators and printers work by recursion."""
+_LONGEST_NUMBER = 100
+_WHOLE_NUMBERS = range(-(2**63), 2**63)
 _TOKEN = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}'  # multi-line strings
     r'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\''  # strings, quoted keys
@@ -19,8 +21,66 @@ _TOKEN = re.compile(
 )
 
 
+def decode(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises: TOMLDecodeError, also for what TOML's grammar allows and this program does not: nesting deeper than
+    `DEEPEST`, whole numbers of more than 64 bits, NUL in a text.
+    """
+    if found := _unbounded(text):
+        raise _mistake(*found)
+    tables = tomllib.loads(text)
+    if wrong := next(_out_of_bounds(tables), None):
+        path, what = wrong
+        places = key_positions(text)
+        raise _mistake(what, *next(places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places))
+    return tables
+
+
+def _mistake(what: str, line: int, column: int) -> tomllib.TOMLDecodeError:
+    return tomllib.TOMLDecodeError(f"{what} (at line {line}, column {column})")
+
+
+def _unbounded(text: str) -> tuple[str, int, int] | None:
+    """What is not to be given to tomllib: it would exhaust the stack, or be at it for minutes."""
+    depth = dots = 0
+    for token, line, column in _tokens(text):
+        if token in "[{":
+            depth += 1
+        elif token in "]}":
+            depth -= 1
+        dots = dots + 1 if token == "." else dots if token not in "\n[]{},=" else 0
+        if max(depth, dots) > DEEPEST:
+            return _TOO_DEEP, line, column
+        if len(token) > _LONGEST_NUMBER and token[0] in "+-0123456789":
+            return f"A number of {len(token):,} characters", line, column
+    return None
+
+
+_TOO_DEEP = f"Nested more than {DEEPEST} deep"
+
+
+def _out_of_bounds(tables: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    todo: list[tuple[Path, Any]] = [((), tables)]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, dict | list):
+            if len(path) > DEEPEST:
+                yield path, _TOO_DEEP
+                return
+            todo += [((*path, key), item) for key, item in _items(value)]
+        elif isinstance(value, int) and value not in _WHOLE_NUMBERS:
+            yield path, "A whole number of more than 64 bits"
+        if any(isinstance(text, str) and "\0" in text for text in (value, *path[-1:])):
+            yield path, "NUL in a text"
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Any:
+    return value.items() if isinstance(value, dict) else enumerate(value)
+
+
 def key_positions(text: str) -> dict[Path, tuple[int, int]]:
-    """(line, column), both from 1, of every key, table and array item of a valid TOML text."""
+    """(line, column), both from 1, of every key, table and array item of a text that `decode` accepts."""
     written: dict[Path, tuple[int, int]] = {}
     implied: dict[Path, tuple[int, int]] = {}
     for path, where in _Walker(text).walk():
@@ -30,17 +90,21 @@ def key_positions(text: str) -> dict[Path, tuple[int, int]]:
     return implied | written
 
 
+def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each token but blanks and comments, with line and column."""
+    line, start = 1, 0
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token.strip(" \t\r") and not token.startswith("#"):
+            yield token, line, match.start() - start + 1
+        if "\n" in token:
+            line += token.count("\n")
+            start = match.start() + token.rindex("\n") + 1
+
+
 class _Walker:
     def __init__(self, text: str) -> None:
-        self.tokens: list[tuple[str, int, int]] = []
-        line, start = 1, 0
-        for match in _TOKEN.finditer(text):
-            token = match[0]
-            if token.strip(" \t\r") and not token.startswith("#"):
-                self.tokens.append((token, line, match.start() - start + 1))
-            if "\n" in token:
-                line += token.count("\n")
-                start = match.start() + token.rindex("\n") + 1
+        self.tokens = list(_tokens(text))
         self.at = 0
         self.array_items: dict[Path, int] = {}
 

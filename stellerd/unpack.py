@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+from stellerd.redaction import shortened
+
 _GZIP = zlib.MAX_WBITS | 16  # zlib's way to say: RFC 1952
 ACCEPTED = "gzip"
 """For the Accept-Encoding header (RFC 9110 section 12.5.3)."""
@@ -23,7 +25,7 @@ class Unpacker:
     def __init__(self, encoding: str) -> None:
         name = encoding.strip().lower()
         if name not in ("", "identity", "gzip", "x-gzip"):
-            raise NotPacked(f'packed as "{name[:40]}", which was not asked for')
+            raise NotPacked(f'packed as "{shortened(encoding.strip(), 40)}", which was not asked for')
         self._packed = name.endswith("gzip")
         self._member = zlib.decompressobj(_GZIP)
         self._begun = False

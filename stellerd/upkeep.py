@@ -11,6 +11,8 @@ from stellerd.config import Config
 from stellerd.errors import StellerdError
 from stellerd.once import Once
 
+_NOT_MADE = "not made yet; the daemon makes it where it may, or: stellerd db init"
+
 
 def init(config: Config) -> int:
     """Make the tables of the state store."""
@@ -37,7 +39,7 @@ def check(config: Config, as_json: bool) -> int:
     log.configure("error", log.style_of(config.supervisor.log_format))
     rows = [_row("state store", *_store_problems(config))]
     for job in config.jobs:
-        result = Once(config, job, lambda message: None).run("databases")
+        result = Once(config, job).run("databases")
         found = [(one["problem"], one["sql"]) for one in result.run["problems"]] if result.run else []
         rows.append(_row(job, found, result.exit_code, result.reason))
     views.databases(rows, as_json)
@@ -54,8 +56,7 @@ def _store_problems(config: Config) -> tuple[list[tuple[str, str]], int, str]:
     """(problems, exit code, why it could not be looked at)."""
     url = config.state_url()
     try:
-        migrate.init(url)
-        found = [(difference, "") for difference in migrate.differences(url)]
-        return found + migrate.missing_grants(url), 0, ""
+        found = migrate.problems(url)
+        return found or [], 0, _NOT_MADE if found is None else ""
     except StellerdError as error:
         return [], error.exit_code, str(error)

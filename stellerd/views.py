@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from stellerd import tables
 from stellerd.durations import format_duration
 from stellerd.status import from_iso
 from stellerd.texts import clean, clean_lines
@@ -30,27 +32,20 @@ _EFFECTS = {
 
 def print_json(value: Any) -> None:
     """For programs."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _print(table: Table) -> None:
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity (RFC 8259); a counter of an old record may be one."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(
-            column, header_style="bold", overflow="fold", no_wrap=column not in ("NOTE", "COUNTERS", "REASON")
-        )
-    return table
-
-
-def _colored(state: str) -> str:
-    return f"[{_COLORS.get(state, 'red')}]{state}[/]"
+def _colored(state: str, more: str = "") -> Text:
+    return Text.assemble((state, _COLORS.get(state, "red")), more)
 
 
 def short(seconds: float) -> str:
@@ -65,11 +60,14 @@ def short(seconds: float) -> str:
 
 
 def _moment(text: str | None) -> str:
+    return f"{from_iso(text):%H:%M:%S}Z ({_away(text)})" if text else "-"
+
+
+def _away(text: str | None) -> str:
     if not text:
         return "-"
-    at = from_iso(text)
-    away = (at - datetime.now(UTC)).total_seconds()
-    return f"{at:%H:%M:%S}Z ({'in ' + short(away) if away > 0 else short(-away) + ' ago'})"
+    seconds = (from_iso(text) - datetime.now(UTC)).total_seconds()
+    return f"in {short(seconds)}" if seconds > 0 else f"{short(-seconds)} ago"
 
 
 def counters(values: dict[str, int], *, phases: bool = False) -> str:
@@ -79,10 +77,16 @@ def counters(values: dict[str, int], *, phases: bool = False) -> str:
 
 
 def _safe(text: str) -> str:
-    return escape(str(clean(text)))
+    return str(clean(text))
 
 
-def status(reply: dict[str, Any], as_json: bool) -> None:
+_STATUS = {
+    "job": "JOB", "state": "STATE", "last": "LAST RUN", "ago": "LAST RUN", "next": "NEXT RUN", "in": "NEXT RUN",
+    "up": "UP", "pid": "PID", "note": "NOTE",
+}  # fmt: skip
+
+
+def status(reply: dict[str, Any], as_json: bool, wide: bool = False) -> None:
     """The daemon and its jobs."""
     if as_json:
         print_json(reply)
@@ -91,35 +95,52 @@ def status(reply: dict[str, Any], as_json: bool) -> None:
     click.echo(
         f"stellerd {reply['version']}, pid {reply['pid']}, up {short(reply['uptime'])}{stopping}, {reply['config']}"
     )
-    table = _table("JOB", "STATE", "PID", "UP", "LAST RUN", "NEXT RUN", "NOTE")
-    for job in reply["jobs"]:
-        up = "-" if job["uptime"] is None else short(job["uptime"])
-        pid = str(job["pid"] or "-")
-        table.add_row(job["job"], _colored(job["state"]), pid, up, _last(job), _next(job), _note(job))
-    _print(table)
+    if refused := reply["reload_refused"]:
+        click.echo(f"reload refused at {_second(refused['at'])}; the configuration from before stays in force:")
+        click.echo(clean_lines(refused["reason"]))
+    layouts = "job state last next up pid note", "job state last next note", "job state ago in note"
+    tables.show(_STATUS, [_status_row(job) for job in reply["jobs"]], layouts, wide=wide)
+    for run in reply.get("run_once", ()):  # a daemon of the version before does not know it
+        click.echo(_once_row(run))
     for job in reply["jobs"]:
         if job["detail"]:
             click.echo(f"\n{job['job']}:\n{clean_lines(job['detail'].rstrip())}")
 
 
-def _last(job: dict[str, Any]) -> str:
+def _once_row(run: dict[str, Any]) -> str:
+    done = run["progress"]
+    far = f", {done['done']:,}/{done['total'] or '?'} {clean(done['unit'])}" if done else ""
+    ending = f", ending: {clean(run['ending'])}" if run["ending"] else ""
+    state = "running" if run["run"] else "waiting"
+    who = f"pid {run['pid']}, user {run['uid']}, began {_moment(run['since'])}"
+    return f"run-once {run['job']}: {state}, {who}{far}{ending}"
+
+
+def _status_row(job: dict[str, Any]) -> tables.Row:
+    up = "-" if job["uptime"] is None else short(job["uptime"])
+    return {
+        "job": job["job"], "state": _colored(job["state"]), "last": _last(job, _moment), "ago": _last(job, _away),
+        "next": _next(job, _moment), "in": _next(job, _away), "up": up, "pid": str(job["pid"] or "-"),
+        "note": _note(job),
+    }  # fmt: skip
+
+
+def _last(job: dict[str, Any], say: Callable[[str | None], str]) -> Text:
     run = job["last_run"]
-    if run is None:
-        return "-"
-    return f"{_colored(run['state'])} {_moment(run['finished_at'])}"
+    return Text("-") if run is None else _colored(run["state"], f" {say(run['finished_at'])}")
 
 
-def _next(job: dict[str, Any]) -> str:
+def _next(job: dict[str, Any], say: Callable[[str | None], str]) -> str:
     if job["run"]:
         progress = job["progress"]
         if progress and progress["total"]:
             return f"running {progress['done']:,}/{progress['total']:,}"
         return "serving" if job["kind"] == "service" else "running"
-    return _moment(job["next_run"]["at"]) if job["next_run"] else "-"
+    return say(job["next_run"]["at"]) if job["next_run"] else "-"
 
 
-def _note(job: dict[str, Any]) -> str:
-    parts = [f"[yellow]{flag}[/]" for flag in ("degraded", "paused") if job[flag]]
+def _note(job: dict[str, Any]) -> Text:
+    parts: list[str | Text] = [Text(flag, "yellow") for flag in ("degraded", "paused") if job[flag]]
     if job["restarts"]:
         parts.append(f"{job['restarts']} restarts")
     run = job["last_run"]
@@ -128,25 +149,29 @@ def _note(job: dict[str, Any]) -> str:
     elif run and run["reason"] and not job["run"]:
         parts.append(_safe(run["reason"]))
     if run and run["counters"]:
-        parts.append(escape(counters(run["counters"])))
+        parts.append(counters(run["counters"]))
     if job["next_run"] and job["next_run"]["why"]:
         parts.append(_safe(job["next_run"]["why"]))
-    return "; ".join(part for part in parts if part)
+    return Text("; ").join(part if isinstance(part, Text) else Text(part) for part in parts if part)
 
 
-def next_runs(jobs: list[dict[str, Any]], as_json: bool) -> None:
+def next_runs(jobs: list[dict[str, Any]], as_json: bool, wide: bool = False) -> None:
     """When each job runs next, soonest first."""
     rows = [{"job": job["job"], "paused": job["paused"], **(job["next_run"] or {})} for job in jobs if job["next_run"]]
     rows.sort(key=lambda row: row["at"])
     if as_json:
         print_json({"next": rows})
         return
-    table = _table("JOB", "NEXT RUN", "SLOT", "WHY")
-    for row in rows:
-        why = "paused" if row["paused"] else row["why"] or row["trigger"]
-        slot = f"{from_iso(row['slot']):%H:%M:%S}Z" if row["slot"] else "-"
-        table.add_row(row["job"], _moment(row["at"]), slot, _safe(why))
-    _print(table)
+    shown = [
+        {
+            "job": row["job"], "next": _moment(row["at"]),
+            "slot": f"{from_iso(row['slot']):%H:%M:%S}Z" if row["slot"] else "-",
+            "why": _safe("paused" if row["paused"] else row["why"] or row["trigger"]),
+        }
+        for row in rows
+    ]  # fmt: skip
+    headings = {"job": "JOB", "next": "NEXT RUN", "slot": "SLOT", "why": "WHY"}
+    tables.show(headings, shown, ("job next slot why", "job next why"), wide=wide)
 
 
 def accepted(command: str, reply: dict[str, Any], as_json: bool) -> None:
@@ -160,64 +185,98 @@ def accepted(command: str, reply: dict[str, Any], as_json: bool) -> None:
         click.echo(f"stellerd: {reply['note']}", err=True)
 
 
-def reloaded(changes: list[dict[str, Any]], as_json: bool) -> None:
-    """What a reload changed, and from when on."""
+def reloaded(changes: list[dict[str, Any]], tried_again: list[str], as_json: bool) -> None:
+    """What a reload changed, and from when on; jobs that had been given up are tried again with every reload."""
     if as_json:
-        print_json({"changes": changes})
+        print_json({"changes": changes, "tried_again": tried_again})
         return
     for change in changes:
         values = "" if change["old"] is None and change["new"] is None else f": {change['old']} → {change['new']}"
         click.echo(f"{change['key']}{values} ({_EFFECTS[change['effect']]})")
-    if not changes:
+    for job in tried_again:
+        click.echo(f"{job}: was FATAL, is started again")
+    if not changes and not tried_again:
         click.echo("nothing changed")
 
 
-def history(runs: list[dict[str, Any]], operations: list[dict[str, Any]], as_json: bool) -> None:
+_HISTORY = {
+    "run": "RUN", "job": "JOB", "state": "STATE", "started": "STARTED", "brief": "STARTED", "took": "TOOK",
+    "trigger": "TRIGGER", "note": "NOTE",
+}  # fmt: skip
+
+
+def history(runs: list[dict[str, Any]], operations: list[dict[str, Any]], as_json: bool, wide: bool = False) -> None:
     """Runs and what people did to limits, newest first."""
     if as_json:
         print_json({"runs": runs, "operations": operations})
         return
-    table = _table("RUN", "JOB", "STATE", "TRIGGER", "STARTED", "TOOK", "COUNTERS", "REASON")
     rows = [(run["started_at"], _run_row(run)) for run in runs]
     rows += [(done["at"], _operation_row(done)) for done in operations]
-    for _, row in sorted(rows, key=lambda dated: from_iso(dated[0]), reverse=True):
-        table.add_row(*row)
-    _print(table)
+    rows.sort(key=lambda dated: from_iso(dated[0]), reverse=True)
+    layouts = (
+        "run job state started took trigger note",
+        "run job state started took note",
+        "run job state brief took note",
+    )
+    tables.show(_HISTORY, [row for _, row in rows], layouts, wide=wide)
 
 
-def _run_row(run: dict[str, Any]) -> list[str]:
-    took = "-" if run["seconds"] is None else short(run["seconds"])
-    row = [str(run["id"]), run["job"], _colored(run["state"]), run["trigger"], _second(run["started_at"]), took]
-    return [*row, escape(counters(run["counters"])), _safe(run["reason"])]
+def _run_row(run: dict[str, Any]) -> tables.Row:
+    said = filter(None, (_safe(run["reason"]), counters(run["counters"])))
+    return {
+        "run": str(run["id"]), "job": run["job"], "state": _colored(run["state"]), "trigger": run["trigger"],
+        "started": _second(run["started_at"]), "brief": _brief(run["started_at"]),
+        "took": "-" if run["seconds"] is None else short(run["seconds"]), "note": "; ".join(said),
+    }  # fmt: skip
 
 
-def _operation_row(done: dict[str, Any]) -> list[str]:
-    who = f"{done['actor']}@{done['host']}"
-    return ["-", _safe(done["subject"]), _safe(done["action"]), _safe(who), _second(done["at"]), "-", "",
-            _safe(done["detail"])]  # fmt: skip
+def _operation_row(done: dict[str, Any]) -> tables.Row:
+    return {
+        "run": "-", "job": _safe(done["subject"]), "state": _safe(done["action"]), "trigger": "operator",
+        "started": _second(done["at"]), "brief": _brief(done["at"]), "took": "-",
+        "note": _safe(f"{done['actor']}@{done['host']}: {done['detail']}"),
+    }  # fmt: skip
+
+
+def _brief(text: str) -> str:
+    return from_iso(text).strftime("%m-%d %H:%M:%SZ")
 
 
 def _second(text: str) -> str:
     return from_iso(text).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def limits(buckets: list[dict[str, Any]], as_json: bool) -> None:
+_LIMITS = {
+    "limit": "LIMIT", "rate": "RATE", "used": "USED", "next": "NEXT SLOT", "in": "NEXT SLOT", "until": "CLOSED UNTIL",
+    "for": "CLOSED", "breaker": "BREAKER", "note": "NOTE",
+}  # fmt: skip
+
+
+def limits(buckets: list[dict[str, Any]], as_json: bool, wide: bool = False) -> None:
     """A row for each window of each bucket."""
     if as_json:
         print_json({"limits": buckets})
         return
-    table = _table("LIMIT", "RATE", "USED", "NEXT SLOT", "CLOSED UNTIL", "BREAKER", "NOTE")
-    for bucket in buckets:
-        for window in bucket["windows"]:
-            closed = f"{_moment(bucket['not_before'])} by {bucket['source']}" if bucket["not_before"] else "-"
-            slot = _moment(max(filter(None, (window["next_slot"], bucket["not_before"])), key=from_iso, default=None))
-            used = f"{window['used']:,}/{window['limit']:,}"
-            breaker = bucket["breaker"] + (f" ({bucket['failures']} failures)" if bucket["failures"] else "")
-            table.add_row(
-                _safe(bucket["bucket"]), window["rate"], used, "now" if slot == "-" else slot, _safe(closed), breaker,
-                _safe(_limit_note(bucket)),
-            )  # fmt: skip
-    _print(table)
+    rows = [_limit_row(bucket, window) for bucket in buckets for window in bucket["windows"]]
+    layouts = (
+        "limit rate used next until breaker note",
+        "limit rate used in for breaker note",
+        "limit rate used in for note",
+    )
+    tables.show(_LIMITS, rows, layouts, wide=wide)
+
+
+def _limit_row(bucket: dict[str, Any], window: dict[str, Any]) -> tables.Row:
+    closed = bucket["not_before"]
+    slot = max(filter(None, (window["next_slot"], closed)), key=from_iso, default=None)
+    return {
+        "limit": _safe(bucket["bucket"]), "rate": window["rate"], "used": f"{window['used']:,}/{window['limit']:,}",
+        "next": _moment(slot) if slot else "now", "in": _away(slot) if slot else "now",
+        "until": _safe(f"{_moment(closed)} by {bucket['source']}") if closed else "-",
+        "for": _safe(f"{_away(closed)} by {bucket['source']}") if closed else "-",
+        "breaker": bucket["breaker"] + (f" ({bucket['failures']} failures)" if bucket["failures"] else ""),
+        "note": _safe(_limit_note(bucket)),
+    }  # fmt: skip
 
 
 def _limit_note(bucket: dict[str, Any]) -> str:
@@ -244,11 +303,13 @@ def outcome(run: dict[str, Any]) -> None:
         click.echo(f"  {counters(run['counters'], phases=True)}")
 
 
-def check(file: str, rows: list[dict[str, Any]], connect: bool, as_json: bool) -> None:
+def check(file: str, rows: list[dict[str, Any]], warnings: list[str], connect: bool, as_json: bool) -> None:
     """What `check` found."""
     if as_json:
-        print_json({"config": file, "connect": connect, "jobs": rows})
+        print_json({"config": file, "connect": connect, "jobs": rows, "warnings": warnings})
         return
+    for warning in warnings:
+        click.echo(f"stellerd: warning: {clean_lines(warning)}", err=True)
     click.echo(f"{file}: configuration is valid")
     for row in rows:
         said = "ok" if row["ok"] else clean_lines(row["reason"])
@@ -277,11 +338,9 @@ def plugins(rows: list[dict[str, str]], as_json: bool) -> None:
     if as_json:
         print_json({"plugins": rows})
         return
-    table = _table("PLUGIN", "DISTRIBUTION", "VERSION", "ENTRY POINT")
-    for row in rows:
-        columns = (row["plugin"], row.get("distribution", "-"), row.get("version", "-"), row["entry_point"])
-        table.add_row(*map(_safe, columns))
-    _print(table)
+    headings = {"plugin": "PLUGIN", "distribution": "DISTRIBUTION", "version": "VERSION", "entry_point": "ENTRY POINT"}
+    shown = [{key: _safe(row.get(key, "-")) for key in headings} for row in rows]
+    tables.show(headings, shown, (" ".join(headings),), wide=True)
 
 
 def config(file: str, tables: dict[str, Any], as_json: bool) -> None:

@@ -24,6 +24,8 @@ class Proxy:
         self._passing.set()
         self._refusing = False
         self._over = False
+        self.selects = 0
+        """How many SELECTs went to the server so far."""
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -74,12 +76,13 @@ class Proxy:
         if self._refusing or self._over:
             self._close(client, server)
             return
-        self._start(self._pass_on, client, server)
+        self._start(self._pass_on, client, server, True)
         self._start(self._pass_on, server, client)
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, sink: socket.socket, is_client: bool = False) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self.selects += data.count(b"SELECT") if is_client else 0
                 self._passing.wait()
                 sink.sendall(data)
         self._close(source, sink)

@@ -1,9 +1,13 @@
 """Two hosts on one store, one of which is killed, stopped or cut off again and again: each slot is run once or recorded
-as lost, never two at a time."""
+as lost, never two at a time.
+
+What is done to whom comes from a seed, which is printed; STELLERD_CHAOS_SEED does it all again.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import signal
 import time
@@ -48,6 +52,9 @@ class Chaos:
 
     def __init__(self, them: Cluster) -> None:
         self.cluster = them
+        self.seed = int(os.environ.get("STELLERD_CHAOS_SEED") or random.randrange(1_000_000))
+        self.dice = random.Random(self.seed)
+        print(f"STELLERD_CHAOS_SEED={self.seed}", flush=True)
         self.takeovers: list[tuple[str, float]] = []
         self.woken: list[float] = []
 
@@ -55,10 +62,11 @@ class Chaos:
         """The fault lasts longer than the lease, and the run would too; the other host takes over meanwhile."""
         host = self.cluster.holder(stubborn=True)
         began = time.time()
+        print(f"{began:.2f} {host.name} is {fault.__name__}", flush=True)
         heal = fault(host)
         took = self.cluster.seconds_until_step_of(self.cluster.other(host), began, TAKEOVER_S + 5)
         self.takeovers.append((fault.__name__, took))
-        time.sleep(max(0.0, began + LEASE_S * 1.5 + random.uniform(0, longest) - time.time()))
+        time.sleep(max(0.0, began + LEASE_S * 1.5 + self.dice.uniform(0, longest) - time.time()))
         heal()
         if fault is stopped:
             self.woken.append(time.time())
@@ -107,12 +115,12 @@ def chaos(tmp_path: Path, postgres_server: Any) -> Iterator[Chaos]:
 def report(chaos: Chaos) -> None:
     found = judge(chaos)
     slowest = {name: round(max(s for n, s in chaos.takeovers if n == name), 2) for name, _ in chaos.takeovers}
-    print(found, "slowest takeover", slowest, "of", len(chaos.takeovers))
+    print(f"seed {chaos.seed}:", found, "slowest takeover", slowest, "of", len(chaos.takeovers))
     assert max(took for _, took in chaos.takeovers) < TAKEOVER_S
 
 
 def test_whatever_happens_to_a_host_each_slot_is_run_once(chaos: Chaos) -> None:
-    for fault in random.sample(FAULTS, len(FAULTS)):
+    for fault in chaos.dice.sample(FAULTS, len(FAULTS)):
         chaos.strike(fault, 0.5)
     until(lambda: len({row.host for row in chaos.cluster.ledger.rows("step", time.time() - 60)}) == 2)
     report(chaos)
@@ -123,5 +131,5 @@ def test_whatever_happens_to_a_host_each_slot_is_run_once(chaos: Chaos) -> None:
 def test_ten_minutes_of_faults(chaos: Chaos) -> None:
     over = time.monotonic() + 600
     while time.monotonic() < over:
-        chaos.strike(random.choice(FAULTS), 4.0)
+        chaos.strike(chaos.dice.choice(FAULTS), 4.0)
     report(chaos)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,34 @@ def test_an_idle_cluster_and_a_waiting_standby_cost_next_to_nothing(
         them.other(host).until_job("one", lambda entry: "held by" in entry["reason"])
         until(lambda: transactions_in(1) <= 3)  # PostgreSQL tells of what was before with a delay
         assert transactions_in(5) <= 8  # the standby's one SELECT a second, of two services and two idle jobs
+
+
+ATTENDED = job("while ctx.trigger == 'manual' and not ctx.wait(60): pass", every="2s")
+
+
+@pytest.mark.parametrize(("plugin", "attended"), [(LONG.replace("'1h'", "'2s'"), False), (ATTENDED, True)])
+def test_whoever_waits_for_a_run_asks_once_a_second_though_slots_pass(
+    tmp_path: Path, urls: tuple[str, str], plugin: str, attended: bool
+) -> None:
+    with cluster(tmp_path, *urls, {"one": plugin}, "[jobs.one]\n", lease="60s") as them:
+        if attended:
+            until(lambda: them.store.history("one"))
+            waiting = them.hosts
+            command = [sys.executable, "-m", "stellerd.cli", "-c", str(waiting[0].config), "run-once", "one"]
+            run = subprocess.Popen(command, env=waiting[0].env, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        else:
+            run, waiting = None, [them.other(first(them))]
+        try:
+            for host in waiting:
+                host.until_job("one", lambda entry: "held by" in json.dumps(entry))
+            time.sleep(2.1)  # a slot has passed
+            before = [host.proxy.selects for host in waiting]
+            time.sleep(3)  # the span itself is what is measured
+            assert max(host.proxy.selects - count for host, count in zip(waiting, before, strict=True)) <= 4
+        finally:
+            if run is not None:
+                run.terminate()
+                run.communicate(timeout=20)
 
 
 def test_run_once_names_the_holder_and_waits_for_it(tmp_path: Path, urls: tuple[str, str]) -> None:

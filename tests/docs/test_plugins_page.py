@@ -29,7 +29,7 @@ def test_a_third_party_gets_a_supervised_job_by_following_the_page(tmp_path: Pat
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment |= {
         "STELLERD": str(REPOSITORY),
-        "PIP_CONSTRAINT": str(REPOSITORY / "constraints.txt"),
+        "PIP_CONSTRAINT": (REPOSITORY / "constraints.txt").as_uri(),  # pip splits it at blanks
         "COLUMNS": "160",
     }
     try:

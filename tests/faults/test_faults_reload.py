@@ -130,6 +130,31 @@ def test_the_values_of_env_are_in_no_report_of_a_reload(tmp_path: Path) -> None:
         assert "canary" not in str(reply) + daemon.log_file.read_text() + daemon.cli("status", "--json").stdout
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("x = " + "[" * 3000, "Nested more than 32 deep"),
+        (f"[jobs.it]\nmax_runs = {'9' * 5000}\n", "A number of 5,000 characters"),
+        (f"[jobs.it.settings]\nx = {'[' * 300}{']' * 300}\n", "Nested more than 32 deep"),
+        ("[jobs.it]\nmax_runs = 0x" + "f" * 90, "A whole number of more than 64 bits"),
+        ("", "no [jobs.NAME] table: there is nothing to run"),
+    ],
+    ids=["brackets", "digits", "arrays", "hexadecimal", "empty"],
+)
+def test_no_file_ends_the_daemon_or_a_command(tmp_path: Path, text: str, why: str) -> None:
+    with FaultDaemon(tmp_path, {"it": WAITS}, "[jobs.it]\n") as daemon:
+        pid = daemon.until_state("it", "RUNNING")["pid"]
+        base = daemon.config.read_text().removesuffix("[jobs.it]\n")
+        daemon.config.write_text(base + text)
+        os.kill(daemon.pid, signal.SIGHUP)
+        until(lambda: daemon.events("reload refused; the old configuration stays in force"))
+        for command in ("reload", "check"):
+            done = daemon.cli(command)
+            assert (done.returncode, "Traceback" in done.stderr) == (78, False), done.stderr
+            assert why in done.stderr
+        assert daemon.job("it")["pid"] == pid
+
+
 def test_a_reload_while_the_file_is_away_or_unreadable_changes_nothing(tmp_path: Path) -> None:
     with FaultDaemon(tmp_path, {"it": WAITS}, "[jobs.it]\n") as daemon:
         pid = daemon.until_state("it", "RUNNING")["pid"]

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from daemon import Daemon, job, until
+from daemon import QUIET, WAITS, Daemon, job, until
 from grants import grants, in_any, keep_grants
 from servers import PostgresServer
 
@@ -116,6 +116,25 @@ def test_a_store_that_is_away_for_seconds(tmp_path: Path) -> None:
     assert cut, "the outage met no run"
     assert {run.state for run in cut} <= {"failed", "deferred"}
     assert all("state store" in run.reason or "next slot at" in run.reason for run in cut), cut
+
+
+def test_a_daemon_that_is_started_without_its_store_runs_its_jobs_a_second_after_it_is_back(tmp_path: Path) -> None:
+    with PostgresServer() as server:
+        url = server.create_database()
+        server.stop()
+        toml = f'[state]\nurl = "{url}"\n[jobs.it]\nbackoff = "100ms"\nsettle = "100ms"\n[jobs.web]\n'
+        with Daemon(tmp_path, {"it": QUIET, "web": WAITS}, toml) as daemon:
+            for name in ("it", "web"):
+                daemon.until_job(name, lambda entry: entry["state"] == "RUNNING" and "state store" in entry["reason"])
+            until(lambda: len([line for line in daemon.logs() if line["event"] == "the state store is away"]) >= 6)
+            server.start()
+            back = time.monotonic()
+            daemon.until_job("it", lambda entry: entry["last_run"] and entry["last_run"]["state"] == "ok")
+            daemon.until_job("web", lambda entry: entry["run"])
+            took = time.monotonic() - back
+            print(f"back in {took:.2f} s")
+            assert took < 3
+            assert [daemon.job(name)["restarts"] for name in ("it", "web")] == [0, 0]
 
 
 @pytest.mark.soak

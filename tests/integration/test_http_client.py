@@ -20,12 +20,15 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
 import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stellerd import Secret
+from stellerd import Secret, http
 from stellerd.durations import parse_rate
 from stellerd.errors import BadReply, ConfigError, HttpStatus, RateLimited, StellerdError, Unreachable
 from stellerd.http import Http, retry_after, wait_seconds
@@ -157,6 +160,15 @@ def test_a_body_arrives_whole(server: Server, client: Client, encoding: str) -> 
 
     server.answer = answer if encoding == "chunked" else reply(gzip.compress(body), Content_Encoding="gzip")
     assert client().get(server.url).body == body
+
+
+def test_a_timeout_longer_than_a_socket_can_have_is_no_failure(server: Server, client: Client) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.1)
+        reply(b"{}")(handler)
+
+    server.answer = answer
+    assert client(timeout=2**32 / 1000 + 0.001).get(server.url).body == b"{}"  # 1 ms, for poll(2)
 
 
 def test_an_empty_body_is_an_empty_body(server: Server, client: Client) -> None:
@@ -341,6 +353,64 @@ def test_what_retry_after_says(header: str | None, seconds: float | None) -> Non
     assert retry_after(header, START) == seconds
 
 
+_HUGE_ZONE = "Sun, 29 Mar 2026 00:30:00 +99999999999999"
+
+
+@pytest.mark.parametrize(
+    ("headers", "patterns", "seconds"),
+    [
+        ({"Date": _HUGE_ZONE, "Retry-After": "120"}, (), 120),
+        ({"Date": _HUGE_ZONE}, (), 3406),
+        ({"Retry-After": _HUGE_ZONE}, (), 3406),
+        ({"Date": _HUGE_ZONE, "Retry-After": _HUGE_ZONE}, (), 3406),
+        ({"Date": "Mon, 01 Jan 0001 00:00:00 +2359", "Retry-After": "Fri, 31 Dec 9999 23:59:59 -2359"}, (), 3406),
+        ({"Date": ", ", "Retry-After": "00:00"}, (), 3406),
+        ({"Retry-After": "٣"}, (), 3406),
+        ({}, (r"(?P<seconds>nan)",), 3406),
+        ({}, (r"(?P<seconds>inf)",), 3406),
+        ({}, (r"(?P<seconds>-1)",), 3406),
+        ({}, (r"(?P<hours>never)?",), 3406),
+    ],
+)
+def test_a_429_is_learned_whatever_its_headers_hold(
+    server: Server, client: Client, limiter: Limiter, headers: dict[str, str], patterns: tuple[str, ...], seconds: float
+) -> None:
+    limiter.limits = {"b": replace(limiter.limits["b"], wait_patterns=patterns)}
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response_only(429)
+        for name, value in headers.items():
+            handler._headers_buffer.append(f"{name}: {value}\r\n".encode())  # type: ignore[attr-defined]
+        handler.end_headers()
+        handler.wfile.write(b"nan inf -1: please wait for 3406 seconds")
+
+    server.answer = answer
+    with pytest.raises(RateLimited):
+        client().get(server.url)
+    assert limiter.closed_until("b") == START + timedelta(seconds=seconds)
+
+
+_TIMES = st.builds(
+    "Sun, {} {} {} {} {}".format,
+    st.integers(-1, 400), st.sampled_from(["Jan", "Dec", "Xxx", ""]), st.integers(0, 10**6),
+    st.sampled_from(["00:00:00", "23:59:60", "99:99:99", "1:2", ""]),
+    st.sampled_from(["GMT", "", "+0000", "-2359"]) | st.integers(-(10**20), 10**20).map("{:+d}".format),
+)  # fmt: skip
+_WAITS = st.from_regex(r"(again in|wait for) *(-?[0-9,._]{1,30}|nan|inf|٣|1e999) *(min|h|s|seconds)?")
+
+
+@given(header=st.text() | _TIMES | _WAITS, date=st.text() | _TIMES, body=st.text() | _WAITS)
+def test_no_text_breaks_the_reading_of_a_wait(header: str, date: str, body: str) -> None:
+    patterns = (r"again in (?P<minutes>\S+)", r"wait for *(?P<seconds>[^s]*)?")
+    now = http._date(date) or START
+    for seconds in (retry_after(header, now), wait_seconds(body, patterns), wait_seconds(json.dumps(body))):
+        assert seconds is None or seconds >= 0
+
+
+def test_what_is_no_wait_closes_for_a_whole_window(limiter: Limiter) -> None:
+    assert limiter.learn("b", float("nan")) == START + timedelta(hours=1)
+
+
 def test_retry_after_comes_before_the_body(server: Server, client: Client, limiter: Limiter) -> None:
     server.answer = reply(TEXT.encode(), 429, Retry_After="60")
     with pytest.raises(RateLimited):
@@ -382,18 +452,19 @@ def away(*arguments: Any) -> Any:
 
 
 @pytest.fixture
-def slow_wire(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
-    """Seconds that each connection takes, in turn; the store's clock and this machine's see them go by."""
+def slow_disk(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
+    """Seconds that each commit of a slot takes, in turn; the store's clock and this machine's see them go by."""
     passed, waits = [0.0], list[float]()
-    connect = urllib3.util.connection.create_connection
+    take = Limiter._take
 
-    def create_connection(*arguments: Any, **options: Any) -> Any:
+    def slow(*arguments: Any) -> Any:
+        granted = take(*arguments)
         seconds = waits.pop(0) if waits else 0.0
         clock.advance(seconds)
         passed[0] += seconds
-        return connect(*arguments, **options)
+        return granted
 
-    monkeypatch.setattr(urllib3.util.connection, "create_connection", create_connection)
+    monkeypatch.setattr(Limiter, "_take", slow)
     monkeypatch.setattr("stellerd.limiter.boottime", lambda: passed[0])
     return waits
 
@@ -405,24 +476,94 @@ def hourly(limiter: Limiter) -> timedelta:
 
 
 def test_the_window_of_a_late_request_begins_when_it_left(
-    server: Server, client: Client, limiter: Limiter, slow_wire: list[float]
+    server: Server, client: Client, limiter: Limiter, slow_disk: list[float]
 ) -> None:
     """Else the third request could reach the server before its hour is over."""
     window = hourly(limiter)
-    slow_wire.append(7.0)
+    slow_disk.append(7.0)
     for _ in range(2):
         client().get(server.url)
     assert limiter.closed_until("b") == START + timedelta(seconds=7) + window
 
 
 def test_the_window_of_a_prompt_request_begins_when_its_slot_was_spent(
-    server: Server, client: Client, limiter: Limiter, slow_wire: list[float]
+    server: Server, client: Client, limiter: Limiter, slow_disk: list[float]
 ) -> None:
     window = hourly(limiter)
-    slow_wire.append(0.2)
+    slow_disk.append(0.2)
     for _ in range(2):
         client().get(server.url)
     assert limiter.closed_until("b") == START + window
+
+
+def test_a_slot_that_was_committed_after_its_window_is_not_used(
+    server: Server, client: Client, limiter: Limiter, clock: Clock, slow_disk: list[float]
+) -> None:
+    """Another process may have been granted the next one meanwhile, and its request be on the way."""
+    limiter.limits = {"b": Limit((parse_rate("1/1s"),), 0.0)}
+    slow_disk += [1.5, 0.2]
+    client().get(server.url)
+    assert limiter.closed_until("b") == START + timedelta(seconds=1.5 + 0.2 + 1)
+    clock.advance(10)
+    slow_disk += [60.0] * 3
+    asked = len(server.requests)
+    with pytest.raises(RateLimited, match="the state store is slower than its window"):
+        client().get(server.url)
+    assert len(server.requests) == asked
+
+
+def full_queue() -> tuple[socket.socket, list[socket.socket]]:
+    """A listener whose queue is full: the kernel drops the next SYN, which is sent again a second later."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    waiting = []
+    for _ in range(2):
+        waiting.append(socket.socket())
+        waiting[-1].setblocking(False)
+        waiting[-1].connect_ex(listener.getsockname())
+    return listener, waiting
+
+
+def test_a_lost_packet_brings_no_two_requests_together(tmp_path: Path) -> None:
+    """At 1/900ms, of real sockets and clocks: the first one's SYN is lost, the second one's is not."""
+    listener, waiting = full_queue()
+    arrivals: list[float] = []
+
+    def serve() -> None:
+        while len(arrivals) < 2:
+            connection, _ = listener.accept()
+            if connection.recv(4096):
+                arrivals.append(time.monotonic())
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            connection.close()
+
+    def ask(name: str) -> None:
+        state = Store(f"sqlite:///{tmp_path}/state.db")
+        client = Client(Limiter(state, {"b": Limit((parse_rate("1/900ms"),))}))
+        client.wait = lambda seconds: bool(time.sleep(seconds))  # type: ignore[method-assign]
+        client().get(f"http://127.0.0.1:{listener.getsockname()[1]}/{name}")
+        state.close()
+
+    Store(f"sqlite:///{tmp_path}/state.db").create()
+    first = threading.Thread(target=ask, args=("first",))
+    first.start()
+    time.sleep(0.1)  # its SYN is dropped by then
+    for one in waiting:
+        one.close()
+    threads = [first, threading.Thread(target=serve), threading.Thread(target=ask, args=("second",))]
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    listener.close()
+    assert len(arrivals) == 2
+    assert arrivals[1] - arrivals[0] >= 0.9
+
+
+def test_a_server_that_cannot_be_reached_costs_no_slot(client: Client, limiter: Limiter) -> None:
+    for _ in range(3):
+        with pytest.raises(Unreachable):
+            client("tight").get("http://127.0.0.1:1/")
+    assert limiter.closed_until("tight") is None
 
 
 def test_a_late_request_whose_lateness_cannot_be_recorded_is_answered(
@@ -485,6 +626,52 @@ def test_a_refusal_says_what_the_server_said(
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize("padding", range(190, 205))
+def test_credentials_that_a_server_echoes_are_not_in_the_reason(server: Server, client: Client, padding: int) -> None:
+    """Cut in the middle or not, in base64, JSON and URL form."""
+
+    def echo(request: BaseHTTPRequestHandler) -> None:
+        said = request.headers["Authorization"]
+        body = json.dumps({"message": "x" * (padding - 30) + f" {said} {quote(PASSWORD)} {PASSWORD}"})
+        reply(body.encode(), 403)(request)
+
+    server.answer = echo
+    with pytest.raises(HttpStatus) as caught:
+        client(auth=("user", Secret("plain", PASSWORD))).get(server.url)
+    word = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
+    for secret in (word, PASSWORD):
+        assert all(secret[:size] not in str(caught.value).partition("xxx ")[2] for size in range(6, len(secret)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://evil.example\\@127.0.0.1/", "http://evil.example\\\\@127.0.0.1/", "http:\\\\127.0.0.1/",
+        "http://127.0.0.1 /", "http://127.0.0.1\t.evil.example/", "http://127.0.0.1\n@evil.example/", "http://evil.example#@127.0.0.1/",
+        "http://evil.example?@127.0.0.1/", "http://127.0.0.1:80@evil.example/", "http://127.0.0.1.evil.example/",
+        "http://[::1]@evil.example/", "http://[::1].evil.example/", "http:///127.0.0.1/", "http://", "https://", "ftp://[::1]/",
+        "//127.0.0.1/", "http://localhost.evil.example/", "http://localhost@evil.example/", "http://[::ffff:10.0.0.1]/",
+    ],
+)  # fmt: skip
+def test_a_url_that_two_parsers_read_differently_is_not_asked(
+    client: Client, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr("urllib3.util.connection.create_connection", refuse)
+    with pytest.raises(Unreachable, match="refused") as caught:
+        client().get(url)
+    assert str(caught.value).isprintable()
+
+
+def test_a_password_that_is_no_secret_is_refused_where_it_is_given(client: Client) -> None:
+    auth: Any = ("user", "password")
+    with pytest.raises(TypeError, match=r"auth: needs \(user, password\), the password being a setting of the type"):
+        client(auth=auth)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(server: Server, client: Client, status: int) -> None:
     elsewhere = Server()
@@ -544,9 +731,11 @@ def test_a_gzip_bomb_costs_little_memory(server: Server, tmp_path: Path) -> None
     server.answer = reply(bomb(400 * 2**20), Content_Encoding="gzip")
     code = f"""
 import resource, structlog
+from stellerd import http
 from stellerd.http import Http
 from stellerd.errors import BadReply
 class Open:
+    def await_open(self, *args, **kwargs): pass
     def acquire(self, *args, **kwargs): pass
     def report(self, *args, **kwargs): pass
     def sent(self, slot): pass
@@ -572,8 +761,10 @@ def test_a_body_is_held_once(server: Server, encoding: str) -> None:
     server.answer = reply(bomb(size) if encoding == "gzip" else bytes(size), Content_Encoding=encoding)
     code = f"""
 import resource, structlog
+from stellerd import http
 from stellerd.http import Http
 class Open:
+    def await_open(self, *args, **kwargs): pass
     def acquire(self, *args, **kwargs): pass
     def sent(self, *args): pass
     def report(self, *args, **kwargs): pass
@@ -784,20 +975,33 @@ def connections() -> int:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {cert} -days 2 -subj /CN=localhost".split()
-    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    return new_certificate(tmp_path_factory.mktemp("tls"), "cert")
+
+
+def new_certificate(folder: Path, name: str, by: str = "") -> tuple[Path, Path]:
+    """Key and certificate for 127.0.0.1."""
+    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {cert} -days 2 -subj /CN=localhost {by}"
+    subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
     return key, cert
 
 
 @pytest.fixture
 def tls_server(certificate: tuple[Path, Path]) -> Iterator[Server]:
+    with serving(*certificate) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def serving(key: Path, cert: Path) -> Iterator[Server]:
+    """A server that shows this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate[1], certificate[0])
+    context.load_cert_chain(cert, key)
     made = Server(context)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def test_a_certificate_that_nobody_signed_is_refused(tls_server: Server, client: Client) -> None:
@@ -820,6 +1024,25 @@ def test_a_certificate_of_another_name_is_refused(
     monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificate[1]))
     with pytest.raises(Unreachable, match="certificate verify failed: Hostname mismatch"):
         client().get(tls_server.url.replace("127.0.0.1", "localhost"))
+
+
+def test_an_authority_that_only_an_older_python_accepts(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python 3.13 on urllib3 is strict by default; here it is on every version."""
+    made = urllib3.connection.create_urllib3_context
+
+    def strict(**options: Any) -> ssl.SSLContext:
+        context = made(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(urllib3.connection, "create_urllib3_context", strict)
+    key, authority = new_certificate(tmp_path, "ca")
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(authority))
+    with serving(*new_certificate(tmp_path, "cert", by=f"-CA {authority} -CAkey {key}")) as server:
+        with pytest.raises(Unreachable, match=r"does not include key usage extension.*renew the CA's certificate"):
+            client().get(server.url)
 
 
 @pytest.mark.parametrize("answer", [drip(True), drip(False), stall], ids=["body drips", "headers drip", "stalls"])

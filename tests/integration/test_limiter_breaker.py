@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pruned import prune
 
 from stellerd.buckets import Buckets, operations_of
 from stellerd.durations import parse_rate
 from stellerd.limiter import Limit, Limiter
-from stellerd.pruning import prune
 from stellerd.schema import buckets, hits
 from stellerd.store import Store
 from stellerd.testing import Clock

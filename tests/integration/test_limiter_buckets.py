@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 import uuid
@@ -403,3 +404,50 @@ def test_many_processes_never_exceed_the_limit_though_one_is_killed(url: str) ->
     assert sorted(ends) == [-9] + [0] * 7
     for rate in map(parse_rate, rates):
         assert in_any(rate.period, moments) == rate.limit  # all of it, and never more
+
+
+class Strict:
+    """A server that counts from a request's arrival, up to 60 ms after it left."""
+
+    def __init__(self, period: float) -> None:
+        self.random, self.period = random.Random(7), period
+        self.last = START - timedelta(days=1)
+        self.refused = 0
+
+    def accepts(self, left: datetime) -> bool:
+        arrived = left + timedelta(seconds=self.random.uniform(0, 0.06))
+        if arrived - self.last < timedelta(seconds=self.period):
+            self.refused += 1
+            return False
+        self.last = arrived
+        return True
+
+
+def test_the_margin_learns_from_requests_that_came_too_early(state: Store, clock: Clock) -> None:
+    bucket, server = limiter(state, "1/1s", margin=None), Strict(1.0)
+    for _ in range(200):
+        while (free := bucket.try_acquire("b")) is not None:
+            clock.time = free
+        if not server.accepts(clock()):
+            bucket.learn("b", 1)
+    assert 1 <= server.refused <= 5
+
+
+def test_a_429_long_after_the_window_is_a_neighbours_and_teaches_no_margin(state: Store, clock: Clock) -> None:
+    bucket = limiter(state, "1/1s", margin=None)
+    for _ in range(5):
+        assert bucket.try_acquire("b") is None
+        bucket.learn("b", 10)
+        clock.advance(10)
+    assert bucket.try_acquire("b") is None
+    assert bucket.closed_until("b") == clock() + timedelta(seconds=1.02)
+
+
+def test_the_margin_never_grows_beyond_a_second_or_half_a_window(state: Store, clock: Clock) -> None:
+    for rate, window in (("1/1s", 1.52), ("1/1h", 3602.0)):
+        bucket = limiter(state, rate, margin=None)
+        for _ in range(20):
+            while (free := bucket.try_acquire("b")) is not None:
+                clock.time = free
+            bucket.learn("b", 0)
+        assert bucket.closed_until("b") == clock() + timedelta(seconds=window)

@@ -11,6 +11,7 @@ import pytest
 from stellerd.buckets import Buckets
 from stellerd.durations import parse_rate
 from stellerd.limiter import Limit, Limiter
+from stellerd.status import from_iso
 from stellerd.store import Store
 from stellerd.testing import Clock
 
@@ -78,6 +79,40 @@ def test_a_learned_wait_moves_with_the_clock(limiter: Limiter, machine: Machine,
     assert limiter.learn("b", 10) == START + timedelta(seconds=step + 3000)
     machine.advance(3000)
     use_up(limiter)
+
+
+@pytest.mark.parametrize("step", [-7200, -3600, 3600, 7200])
+@pytest.mark.parametrize("used", [False, True], ids=["new bucket", "used bucket"])
+def test_what_an_operator_closed_stays_closed_for_so_long(
+    limiter: Limiter, machine: Machine, step: float, used: bool
+) -> None:
+    """Whether the clock was set before or after that, and nobody asked in between."""
+    if used:
+        assert limiter.try_acquire("b") is None
+    machine.clock.advance(step)
+    Buckets(limiter.store, limiter.limits).set("b", closed_s=7200)
+    assert limiter.closed_until("b") == START + timedelta(seconds=step + 7200)
+    machine.clock.advance(step)
+    free = START + timedelta(seconds=2 * step + 7200)
+    assert limiter.closed_until("b") == free
+    machine.advance(7199)
+    assert limiter.try_acquire("b") == free
+    machine.advance(1)
+    assert limiter.try_acquire("b") is None
+
+
+@pytest.mark.parametrize("step", [-7200, 7200])
+def test_an_operators_rate_holds_for_so_long(limiter: Limiter, machine: Machine, step: float) -> None:
+    admin = Buckets(limiter.store, limiter.limits)
+    admin.set("b", rates=(parse_rate("5/1s"),), for_s=3600)
+    machine.clock.advance(step)
+    [shown] = admin.show("b")
+    assert from_iso(shown["override"]["until"]) == START + timedelta(seconds=step + 3600)
+    machine.advance(3599)
+    assert [limiter.try_acquire("b") for _ in range(4)] == [None] * 4
+    machine.advance(1)
+    assert limiter.try_acquire("b") is not None
+    assert admin.show("b")[0]["override"] is None
 
 
 def test_a_step_is_followed_once(limiter: Limiter, machine: Machine) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -155,7 +157,11 @@ def run_script(url: str, text: str) -> None:
 def test_what_differs_is_named(url: str, store: Store, damage: str, said: str) -> None:
     store.create()
     execute(url, damage)
-    assert said in migrate.differences(url)
+    found = dict(migrate.problems(url))
+    assert said in found
+    run_script(url, found[said])
+    run_script(url, found[said].replace("ALTER", "-- ALTER") if url.startswith("sqlite") else found[said])
+    assert migrate.problems(url) == []
 
 
 def test_tables_of_others_are_nobodys_business(url: str, store: Store) -> None:
@@ -164,29 +170,82 @@ def test_tables_of_others_are_nobodys_business(url: str, store: Store) -> None:
     assert migrate.differences(url) == []
 
 
-def test_rights_that_are_missing_are_named_with_their_grant(postgres_url: str) -> None:
-    Store(postgres_url).create()
-    user = f"reader_{os.getpid()}"
-    execute(postgres_url, f"CREATE ROLE {user} LOGIN", f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}")
-    try:
-        theirs = sa.make_url(postgres_url).set(username=user).render_as_string(hide_password=False)
-        found = dict(migrate.missing_grants(theirs))
-        assert found["runs: no right to INSERT, UPDATE, DELETE"] == (
-            f'GRANT INSERT, UPDATE, DELETE ON TABLE runs TO "{user}";'
-        )
-        assert found["public.runs_id_seq: no right to USAGE"]
-        execute(postgres_url, *found.values())
-        assert migrate.missing_grants(theirs) == []
-        store = Store(theirs)
-        claim = store.claim("j", SLOT, "schedule")
-        assert isinstance(claim, Claim)
-        store.put_aside(claim.run_id, "e", "k", "r", None)
-        store.close()
-    finally:
-        execute(postgres_url, f"DROP OWNED BY {user}", f"DROP ROLE {user}")
+STRANGE = '"o\'brien ""x"" %s NUMBER"'
+FOREIGN = {  # what its owner did, the schema, what the user is told
+    "nothing there, no right to create": ("", "public", "schema public: no right to CREATE"),
+    "no right to the schema": ("REVOKE ALL ON SCHEMA {schema} FROM public", "public", "no right to USAGE, CREATE"),
+    "no such schema": ("", "elsewhere", 'search_path: there is no schema "elsewhere"'),
+    "no rights at all": ("MAKE", "public", "public.runs: no right to SELECT, INSERT, UPDATE, DELETE"),
+    "rights to read": ("MAKE; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {user}", "public",
+                       "public.runs: no right to INSERT, UPDATE, DELETE"),
+    "the version alone": ("MAKE; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}; GRANT ALL ON ALL SEQUENCES IN "
+                          "SCHEMA {schema} TO {user}; REVOKE ALL ON stellerd_version FROM {user}", "public",
+                          "public.stellerd_version: no right to SELECT"),
+    "no sequence": ("MAKE; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}", "public",
+                    "public.runs_id_seq: no right to USAGE"),
+    "a schema of its own": ("CREATE SCHEMA jobs; MAKE", "jobs", "schema jobs: no right to USAGE"),
+    "a strange schema": ('CREATE SCHEMA "My Jobs"; MAKE', '"My Jobs"', 'schema "My Jobs": no right to USAGE'),
+    "an older version": ("MAKE; OLD", "public", "was made by an older stellerd (0004"),
+    "an older version elsewhere": ("CREATE SCHEMA jobs; MAKE; GRANT USAGE ON SCHEMA {schema} TO {user}; OLD", "jobs",
+                                   "was made by an older stellerd (0004"),
+    "no index": ("MAKE; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}; GRANT ALL ON ALL SEQUENCES IN SCHEMA "
+                 "{schema} TO {user}; DROP INDEX runs_unfinished", "public", "missing index: runs_unfinished"),
+    "no table": ("MAKE; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}; GRANT ALL ON ALL SEQUENCES IN SCHEMA "
+                 "{schema} TO {user}; DROP TABLE operations", "public", "missing table: operations"),
+}  # fmt: skip
+OLD = (
+    "DROP INDEX runs_unfinished; ALTER TABLE leases DROP COLUMN life; UPDATE stellerd_version SET version_num = '0004';"
+    "GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {user}"
+)
 
 
-def test_rights_to_a_table_that_is_missing_are_not_asked_for(postgres_url: str) -> None:
+@pytest.fixture(params=[STRANGE], ids=["strange"])
+def user(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[tuple[str, str]]:
+    """A role that owns nothing: its name, and quoted for SQL."""
+    quoted = str(request.param).replace("NUMBER", uuid.uuid4().hex)
+    run_script(postgres_url, f"CREATE ROLE {quoted} LOGIN")
+    yield quoted[1:-1].replace('""', '"'), quoted
+    run_script(postgres_url, f"DROP OWNED BY {quoted}; DROP ROLE {quoted}")
+
+
+@pytest.mark.parametrize(("done", "schema", "said"), FOREIGN.values(), ids=FOREIGN.keys())
+def test_the_sql_for_the_owner_of_a_database_makes_the_next_check_clean(
+    postgres_url: str, user: tuple[str, str], done: str, schema: str, said: str
+) -> None:
+    name, quoted = user
+    path = sa.make_url(postgres_url).update_query_dict(
+        {"options": f"-csearch_path={schema.replace(' ', chr(92) + ' ')}"}
+    )
+    owners = path.render_as_string(hide_password=False)
+    theirs = path.set(username=name).render_as_string(hide_password=False)
+    for statement in done.replace("OLD", OLD).split("; "):
+        if statement == "MAKE":
+            Store(owners).create()
+        elif statement:
+            run_script(owners, statement.format(schema=schema, user=quoted))
+    with suppress(ConfigError):  # and nothing else
+        Store(theirs).create()
+    found = migrate.problems(theirs)
+    assert any(said in problem for problem, _ in found), found
+    for turn in range(2):  # safe to run twice, as far as it is no upgrade
+        if turn == 0 or "OLD" not in done:
+            run_script(postgres_url, "\n".join(sql for _, sql in found))
+    assert migrate.problems(theirs) == []
+    store = Store(theirs)
+    claim = store.claim("j", SLOT, "schedule")
+    assert isinstance(claim, Claim)
+    store.put_aside(claim.run_id, "e", "k", "r", None)
+    store.close()
+
+
+def test_an_upgrade_by_another_than_the_owner_is_refused_with_a_sentence(
+    postgres_url: str, user: tuple[str, str]
+) -> None:
     Store(postgres_url).create()
-    execute(postgres_url, "DROP TABLE quarantine")
-    assert migrate.missing_grants(postgres_url) == []
+    run_script(postgres_url, OLD.format(schema="public", user=user[1]))
+    theirs = sa.make_url(postgres_url).set(username=user[0]).render_as_string(hide_password=False)
+    with pytest.raises(
+        ConfigError, match=r"must be owner of .*; `stellerd db check` prints the SQL for the database's"
+    ):
+        migrate.upgrade(theirs)
+    run_script(postgres_url, f"DROP OWNED BY {user[1]}")

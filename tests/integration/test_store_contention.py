@@ -11,11 +11,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from daemon import until
+from pruned import prune
 
-from stellerd import pruning, queries
+from stellerd import queries
 from stellerd.durations import parse_rate
 from stellerd.limiter import Limit, Limiter
-from stellerd.pruning import prune
+from stellerd.pruning import steps, take_turn
 from stellerd.schema import quarantine, runs
 from stellerd.store import Claim, Store
 
@@ -71,7 +72,7 @@ def test_a_run_that_ends_while_it_is_taken_over_makes_no_deadlock(
     assert isinstance(claim, Claim)
     with new.begin() as connection:
         now = new.now(connection)
-        new._lock_lease(connection, "j", now)
+        new.lock_lease(connection, "j", now)
         ending = Aside(lambda: old.finish(claim, "ok", reason="", counters={}))
         until(lambda: waiters(postgres_url))
         connection.execute(queries.LOSE_OLDER, of_job="j", before_epoch=claim.epoch + 1, at=now)
@@ -107,40 +108,48 @@ def old_runs(store: Store, count: int) -> None:
     row = {"job": "j", "attempt": 1, "trigger": "manual", "state": "ok", "reason": "", "counters": {}, "host": "h",
            "pid": 1, "owner": "o", "epoch": 1, "started_at": SLOT, "finished_at": SLOT}  # fmt: skip
     with store.begin() as connection:
-        for number in range(1, count + 1):
-            connection.execute(sa.insert(runs).values(id=number, slot=SLOT + timedelta(hours=number), **row))
+        for number in range(10_001, 10_001 + count):  # whoever counts up from 1 meets none of them
+            connection.execute(sa.insert(runs).values(id=number, slot=SLOT + timedelta(hours=number - 10_000), **row))
             item = {"run": number, "entity": "e", "key": "k", "reason": "r", "at": SLOT}
             connection.execute(sa.insert(quarantine).values(item))
 
 
-def test_many_old_runs_go_in_steps_between_which_a_job_may_write(
-    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_old_runs_go_in_steps_between_which_a_job_may_write(stores: tuple[Store, Store]) -> None:
     state, other = stores
     old_runs(state, 1201)
-    written: list[int] = []
-
-    def turn_of_others(seconds: float) -> None:
+    written, taken = 0, []
+    for took in steps(state, 3600):
+        taken.append(took)
         claim = other.claim("other", None, "manual")
         assert isinstance(claim, Claim)
         other.finish(claim, "ok", reason="", counters={})
-        written.append(claim.run_id)
-
-    monkeypatch.setattr("time.sleep", turn_of_others)
-    assert prune(state, 3600) == 1200
-    assert len(written) == 3
-    assert len(state.history("j")) == 1
+        written += 1
+    assert taken == [0, 500, 500, 200]
+    assert [len(state.history(job, 2000)) for job in ("j", "other")] == [1, written]
     with state.reading() as connection:
-        assert connection.execute(sa.select(quarantine.c.run)).scalars() == [1201]
+        assert connection.execute(sa.select(quarantine.c.run)).scalars() == [11_201]
 
 
-def test_one_process_prunes_at_a_time(stores: tuple[Store, Store]) -> None:
+def test_one_process_of_all_prunes_once_an_hour(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     state, other = stores
-    old_runs(state, 3)
+    assert [take_turn(one) for one in (state, other, state)] == [True, False, False]
     with state.begin() as connection:
-        assert pruning._alone(connection)
-        assert prune(other, 3600) == 0
-    assert prune(other, 3600) == 2
+        hours = state.now(connection) + timedelta(hours=1.3)
+    for clock in (hours, hours + timedelta(days=900)):
+        monkeypatch.setattr(other, "clock", lambda: clock)  # noqa: B023
+        assert [take_turn(other) for _ in range(2)] == [True, False]
+    assert take_turn(state)  # a clock that was years ahead does not keep it from being done
+    assert state.history() == []
+
+
+def test_two_who_prune_nevertheless_do_not_wait_for_each_other(stores: tuple[Store, Store]) -> None:
+    state, other = stores
+    old_runs(state, 5)
+    with state.begin() as connection:
+        now = state.now(connection)
+        assert len(connection.execute(queries.OLD_RUNS, before=now, now=now, at_most=3).scalars()) == 3
+        assert list(steps(other, 3600)) == [0, 1]
+    assert list(steps(other, 3600)) == [0, 3]
 
 
 def test_pruning_waits_for_who_has_the_bucket(stores: tuple[Store, Store], postgres_url: str) -> None:

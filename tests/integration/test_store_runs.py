@@ -11,18 +11,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
+from pruned import prune
 
-from stellerd import hosts, store
+from stellerd import claims, hosts
 from stellerd.errors import StellerdError, Unreachable
-from stellerd.pruning import prune
 from stellerd.schema import leases, quarantine, runs
 from stellerd.store import Claim, Cursor, Held, Store, Taken
+from stellerd.testing import Clock
 
 SLOT = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
 
@@ -236,7 +238,7 @@ def test_a_holder_can_renew(state: Store) -> None:
     assert state.renew(claim)
     with state.reading() as connection:
         until = connection.execute(sa.select(leases.c.expires_at)).scalar_one()
-    assert until > datetime.now(UTC) + timedelta(seconds=store.LEASE_S - 10)
+    assert until > datetime.now(UTC) + timedelta(seconds=claims.LEASE_S - 10)
 
 
 def test_a_holder_that_was_overtaken_cannot_renew(state: Store, other: Store) -> None:
@@ -301,7 +303,7 @@ def test_the_run_of_a_foreign_host_with_an_expired_lease_is_lost(state: Store, o
 def uptime(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """This machine's uptime."""
     passed = [0.0]
-    monkeypatch.setattr(store, "boottime", lambda: passed[0])
+    monkeypatch.setattr(claims, "boottime", lambda: passed[0])
     return passed
 
 
@@ -317,9 +319,9 @@ def test_a_lease_by_a_clock_that_was_years_ahead_does_not_block_for_years(
     claimed(state)
     ahead(state)
     assert isinstance(other.claim("a", None, "manual"), Held)
-    uptime[0] = 599
+    uptime[0] = 59
     assert isinstance(other.holder("a"), Held)
-    uptime[0] = 601
+    uptime[0] = 61
     assert other.holder("a") is None
     assert isinstance(other.claim("a", None, "manual"), Claim)
 
@@ -332,6 +334,63 @@ def test_a_lease_that_is_renewed_by_a_clock_years_ahead_is_left_alone(
         ahead(state, 20.0 * turn)
         assert isinstance(other.holder("a"), Held)
         uptime[0] += 20
+
+
+def test_a_lease_is_judged_by_what_its_row_says_not_by_who_looks(
+    state: Store, other: Store, uptime: list[float]
+) -> None:
+    state.set_lease(300)
+    claim = claimed(state)
+    for lease_s in (5, 3600):
+        other.set_lease(lease_s)
+        assert isinstance(other.holder("a"), Held)
+    uptime[0] = 299
+    assert isinstance(other.claim("a", None, "manual"), Held)
+    assert other.recover("a") == 0
+    uptime[0] = 301
+    assert other.holder("a") is None
+    assert state.renew(claim)
+    assert isinstance(other.holder("a"), Held)
+
+
+def test_a_lease_that_was_taken_before_a_reload_is_renewed_for_as_long_as_before(state: Store) -> None:
+    claim = claimed(state)
+    state.set_lease(1)
+    assert state.renew(claim)
+    with state.reading() as connection:
+        until = connection.execute(sa.select(leases.c.expires_at)).scalar_one()
+    assert until > datetime.now(UTC) + timedelta(seconds=claims.LEASE_S - 10)
+
+
+@pytest.mark.parametrize("step_s", [30, 3600])
+@pytest.mark.parametrize("looked_at_it", [True, False])
+def test_a_clock_that_is_set_forward_frees_no_job(
+    url: str, uptime: list[float], step_s: float, looked_at_it: bool
+) -> None:
+    clock = Clock()
+
+    def passes(seconds: float) -> None:
+        clock.advance(seconds)
+        uptime[0] += seconds
+
+    with opened(url, clock) as state, opened(url, clock) as other:
+        state.set_lease(20)
+        claim = claimed(state)
+        set_lease(state, machine="elsewhere/pid:[1]")
+        other.holder("a" if looked_at_it else "b")
+        with other.reading() as connection:
+            other.now(connection)
+        clock.advance(step_s)
+        passes(5)
+        assert isinstance(other.holder("a"), Held)
+        assert isinstance(other.claim("a", None, "manual"), Held)
+        assert other.recover("a") == 0
+        assert state.renew(claim)
+        assert isinstance(other.holder("a"), Held)
+        passes(19)
+        assert isinstance(other.claim("a", None, "manual"), Held)
+        passes(2)
+        assert isinstance(other.claim("a", None, "manual"), Claim)
 
 
 @pytest.mark.parametrize("machine", ["here", "elsewhere/pid:[1]"])
@@ -558,6 +617,76 @@ def test_a_database_file_of_ours_is_for_us_alone(tmp_path: Path) -> None:
 def test_a_cursor_gives_back_what_it_was_given(state: Store, value: Any) -> None:
     Cursor(state, "a").set("key", value)
     assert Cursor(state, "a").get("key", "nothing") == value
+
+
+NO_JSON = {"nan": float("nan"), "infinity": [1, {"a": float("-inf")}], "decimal": Decimal(1), "object": object(),
+           "tuple key": {(1, 2): 3}}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_JSON.values(), ids=NO_JSON.keys())
+def test_a_cursor_refuses_what_would_not_come_back(state: Store, value: Any) -> None:
+    for act in (Cursor(state, "a").set, Cursor(state, "a").setdefault):
+        with pytest.raises((ValueError, TypeError), match="cursor 'key': only JSON can be remembered: "):
+            act("key", value)
+    assert Cursor(state, "a").get("key", "nothing") == "nothing"
+
+
+@pytest.mark.parametrize("key", ["nul\0", "half \udcff", 5, None])
+def test_a_cursor_refuses_a_key_that_a_database_cannot_hold(state: Store, key: Any) -> None:
+    cursor = Cursor(state, "a")
+    for act in (cursor.get, lambda key: cursor.set(key, 1), lambda key: cursor.setdefault(key, 1)):
+        with pytest.raises((ValueError, TypeError), match="cursor"):
+            act(key)
+
+
+@pytest.mark.parametrize(
+    "value", ["nul \0", "half \udcff", 2**63 - 1, [10**400], -0.0, 1e308, ["\0"], {"\0": {"ü": None}}], ids=ascii
+)
+def test_a_cursor_keeps_all_other_json(state: Store, value: Any) -> None:
+    Cursor(state, "a").set("schlüssel 日本", value)
+    assert Cursor(state, "a").get("schlüssel 日本") == value
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_cursor_refuses_what_is_nested_too_deeply(state: Store) -> None:
+    with pytest.raises(ValueError, match="cursor 'key': the value is nested too deeply"):
+        Cursor(state, "a").set("key", nested(100_000))
+
+
+def test_a_cursor_refuses_a_number_that_sqlite_would_round(state: Store) -> None:
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        Cursor(state, "a").set("key", 2**63)
+
+
+ANY_PAYLOAD = {
+    "nan": ({"price": float("nan"), "a": [float("inf"), float("-inf")]},
+            {"price": "NaN", "a": ["Infinity", "-Infinity"]}),
+    "decimal": ({"price": Decimal("1.10")}, {"price": "1.10"}), "time": ([SLOT], [str(SLOT)]),
+    "bytes": (b"\0\xff", "b'\\x00\\xff'"), "nul": ({"\0": "\0"}, {"\0": "\0"}), "half": ("\ud800", "\ud800"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("payload", "kept"), ANY_PAYLOAD.values(), ids=ANY_PAYLOAD.keys())
+def test_any_payload_can_be_put_aside(state: Store, payload: Any, kept: Any) -> None:
+    claim = claimed(state)
+    state.put_aside(claim.run_id, "e", "k", "r", payload)
+    assert [item["payload"] for item in state.quarantined(claim.run_id)] == [kept]
+    record = state.finish(claim, "ok", reason="", counters={"n": payload})
+    assert record.counters == {"n": kept}
+
+
+@pytest.mark.parametrize("payload", [nested(100_000), {(1, 2): 3}, [10**5000]], ids=["deep", "tuple key", "digits"])
+def test_a_payload_that_cannot_be_kept_is_put_aside_with_the_reason(state: Store, payload: Any) -> None:
+    claim = claimed(state)
+    state.put_aside(claim.run_id, "e", "k", "r", payload)
+    [item] = state.quarantined(claim.run_id)
+    assert item["payload"].startswith("not kept, since it is no JSON: ")
 
 
 def test_a_cursor_has_a_default_and_only_its_own_job(state: Store) -> None:

@@ -49,7 +49,7 @@ def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
     ("right", "wrong", "complaint"),
     [
         ("NotifyAccess=main", "NotifyAcces=main", "NotifyAcces"),
-        ("Type=notify\n", "Type=notfy\n", "Failed to parse service type"),
+        ("Type=notify\n", "Type=notfy\n", "notfy"),
         (f"ExecStart={BINARY}", "ExecStart=/nonexistent/stellerd", "not executable"),
         ("SystemCallFilter=@system-service", "SystemCallFilter=@sistem-service", "sistem-service"),
     ],
@@ -77,8 +77,15 @@ def test_the_gate_notices_a_lost_line(line: str, tmp_path: Path) -> None:
 def test_the_unit_restarts_for_ever_except_for_a_wrong_configuration() -> None:
     wanted = {"Type=notify", "NotifyAccess=main", "Restart=on-failure", "StartLimitIntervalSec=0",
               "RestartPreventExitStatus=78", "KillMode=mixed", "WatchdogSec=30s", "OOMPolicy=continue",
-              "ExecReload=/bin/kill -HUP $MAINPID", "User=stellerd"}  # fmt: skip
+              f"ExecReload={BINARY} -c /etc/stellerd/stellerd.toml reload", "User=stellerd"}  # fmt: skip
     assert wanted - directives(UNIT.read_text()) == set()
+
+
+def test_nothing_that_the_service_may_write_to_can_be_executed() -> None:
+    """What is mounted for a service alone is not covered by "/"."""
+    (line,) = [line for line in directives(UNIT.read_text()) if line.startswith("NoExecPaths=")]
+    denied = {path.removeprefix("-") for path in line.partition("=")[2].split()}
+    assert {"/", "/var/lib/stellerd", "/run/stellerd", "/tmp", "/var/tmp", "/dev/shm"} <= denied
 
 
 def test_the_user_of_the_unit_can_be_made(tmp_path: Path) -> None:

@@ -208,3 +208,38 @@ def test_the_table_says_it_all(stellerd: Command, limiter: Limiter) -> None:
     for text in ("vendor", "1/2h", "1/1", "by server", "operator's rate until reset; configured: 2/1h, 1/1s",
                  "the server last said to wait 56m46s"):  # fmt: skip
         assert text in table
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--close", "9999999w"), '--close: "9999999w" is too long: the longest duration is 3650d'),
+        (("--close", "-1s"), '--close: "-1s" is not a duration'),
+        (("--close", "5"), '--close: "5" is not a duration'),
+        (("--rate", "1/9999999w"), '--rate: "1/9999999w" is too long: the longest duration is 3650d'),
+        (("--rate", f"{10**7}/1s"), f'--rate: "{10**7}/1s" is too much'),
+        (("--rate", "1/1s", "--for", "500000w"), '--for: "500000w" is too long: the longest duration is 3650d'),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_before_the_store_is_touched(
+    tmp_path: Path, words: tuple[str, ...], why: str
+) -> None:
+    config = tmp_path / "stellerd.toml"
+    config.write_text(f'[state]\nurl = "sqlite:///state.db"\n{TOML}')
+    done = Command(config)("limits", "set", "vendor", *words)
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception).startswith(why)
+    assert not (tmp_path / "state.db").exists()
+
+
+@pytest.mark.parametrize("option", ["close", "for"])
+def test_the_longest_duration_is_one_that_everything_can_work_with(
+    limiter: Limiter, stellerd: Command, option: str
+) -> None:
+    words = ("--close", "3650d") if option == "close" else ("--rate", "1/3650d", "--for", "3650d")
+    assert stellerd("limits", "set", "vendor", *words).exception is None
+    limiter.try_acquire("vendor")
+    free = limiter.closed_until("vendor")
+    assert free is not None
+    assert free.year > 2030
+    assert stellerd.shown()["next_slot"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -96,6 +97,23 @@ def test_a_crash_in_a_run_is_recorded_with_its_cause(tmp_path: Path) -> None:
         run = daemon.until_job("dies", lambda entry: entry["last_run"])["last_run"]
         assert (run["state"], run["reason"]) == ("crashed", "signal 9 (SIGKILL), not sent by stellerd")
         assert "signal 9 (SIGKILL)" in daemon.cli("history", "dies").stdout
+
+
+@pytest.mark.parametrize(
+    ("retry_lost", "states"), [(0, ["crashed"]), (1, ["crashed", "crashed"]), (2, ["crashed", "crashed", "ok"])]
+)
+def test_the_slot_of_a_killed_worker_is_tried_again_as_often_as_configured(
+    tmp_path: Path, retry_lost: int, states: list[str]
+) -> None:
+    dies = job("if ctx.attempt < 3: os.kill(os.getpid(), 9)")
+    toml = f"[jobs.dies]\nbackoff = '10ms'\nretry_lost = {retry_lost}\n"
+    with Daemon(tmp_path, {"dies": dies}, toml) as daemon:
+        daemon.until_job("dies", lambda entry: entry["next_run"] and entry["next_run"]["trigger"] == "schedule"
+                         and entry["last_run"] and entry["last_run"]["attempt"] == len(states))  # fmt: skip
+        runs = json.loads(daemon.cli("history", "dies", "--json").stdout)["runs"]
+    assert [run["state"] for run in reversed(runs)] == states
+    assert {run["slot"] for run in runs} == {runs[0]["slot"]}
+    assert [run["trigger"] for run in reversed(runs)] == ["schedule", "retry", "retry"][: len(states)]
 
 
 def test_crashes_in_a_row_wait_longer_each_time(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,18 +31,49 @@ def parsed(text: str = "", file: Path = FILE) -> Config:
 
 # --- mistakes
 
-DEEP = "tables and lists are nested more than 32 deep"
 MISTAKES = {
     "root for a file": ('[supervisor]\nholds = "/"', "2:1: supervisor.holds: must name a file, not the root directory"),
-    "NUL in a path": ('[supervisor]\nsocket = "a\\u0000"', "2:1: supervisor.socket: must not contain a NUL character"),
-    "NUL in a variable": ('[jobs.a]\nenv.A = "\\u0000"', "2:1: jobs.a.env.A: must not contain a NUL character"),
     "unknown key": ('[jobs.a]\nevry = "1m"', '2:1: jobs.a.evry: unknown key, did you mean "every"?'),
     "unknown table": ("\n[job.a]\n", '2:1: job: unknown key, did you mean "jobs"?'),
     "unlike any key": ("[broker]\nurl='amqp://h'\nzzz = 1", "3:1: broker.zzz: unknown key; known are url"),
     "inside an inline table": ("jobs = { a = { evry = 1 } }", '1:16: jobs.a.evry: unknown key, did you mean "every"?'),
     "dotted": ('  jobs.a.evry = "1m"', '1:3: jobs.a.evry: unknown key, did you mean "every"?'),
-    "number for a duration": (
-        "[jobs.a]\nevery = 30", '2:1: jobs.a.every: write it as text with a unit, as in "30s"',
+    "switch for a duration": (
+        "[jobs.a]\nevery = true", '2:1: jobs.a.every: write it as text with a unit, as in "30s"',
+    ),
+    "negative number for a duration": (
+        "[state]\nkeep = -86400.0", "2:1: state.keep: -86400.0 is not a duration: it must be zero or more",
+    ),
+    "negative margin": (
+        "[limits.b]\nrate = '1/1s'\nmargin = -3600.0",
+        "3:1: limits.b.margin: -3600.0 is not a duration: it must be zero or more",
+    ),
+    "number that is none": (
+        "[jobs.a]\ntimeout = nan", "2:1: jobs.a.timeout: nan is not a duration: it must be zero or more",
+    ),
+    "interval of ages": (
+        '[jobs.a]\nevery = "500000w"',
+        '2:1: jobs.a.every: "500000w" is too long: the longest duration is 3650d',
+    ),
+    "history of ages": (
+        '[state]\nkeep = "1000000d"', '2:1: state.keep: "1000000d" is too long: the longest duration is 3650d',
+    ),
+    "lease of ages": (
+        "[state]\nlease = 1e12", "2:1: state.lease: 1000000000000.0 is too long: the longest duration is 3650d",
+    ),
+    "lease of nothing": ("[state]\nlease = 0", "2:1: state.lease: must be greater than or equal to 1"),
+    "learned wait of ages": (
+        "[limits.b]\nrate = '1/1s'\nmax_learned = '9999999w'",
+        '3:1: limits.b.max_learned: "9999999w" is too long: the longest duration is 3650d',
+    ),
+    "window of ages": (
+        "[limits.b]\nrate = '1/9999999w'",
+        '2:1: limits.b.rate.0: "1/9999999w" is too long: the longest duration is 3650d',
+    ),
+    "negative size": ("[jobs.a]\nmax_rss = -5", "2:1: jobs.a.max_rss: -5 is not a size: it must be zero or more"),
+    "resource limit beyond all": (
+        "[jobs.a]\nrlimits = { AS = '9999999GiB' }",
+        '2:13: jobs.a.rlimits.AS: "9999999GiB" is too large: the largest size is 1048576GiB',
     ),
     "duration without a unit": (
         '[jobs.a]\nevery = "30"',
@@ -89,7 +122,7 @@ def test_jobs_that_wait_for_each_other_are_both_named() -> None:
 
 
 def test_all_mistakes_are_reported_at_once_in_file_order() -> None:
-    text = "[zzz]\n[jobs.b]\nevery = 1\nx = 2\n[broker]\nurl = 3\n[jobs.a]\nenabled = 1\n"
+    text = "[zzz]\n[jobs.b]\nevery = true\nx = 2\n[broker]\nurl = 3\n[jobs.a]\nenabled = 1\n"
     places = [line.removeprefix(f"{FILE}:").split(" ")[0] for line in problems(text)]
     assert places == ["1:1:", "3:1:", "4:1:", "6:1:", "8:1:"]
 
@@ -108,22 +141,54 @@ def test_broken_toml_has_its_place_too(text: str, line: str) -> None:
     assert problems(text) == [f"{FILE}:{line}"]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("x = " + "[" * 3000 + "]" * 3000, DEEP),
-        ("[jobs.a.settings]\nx = " + "[" * 300 + "]" * 300, f"jobs.a.settings: {DEEP}"),
-        ("[jobs.a.settings]\n" + "x." * 500 + "y = 1", f"jobs.a.settings: {DEEP}"),
-        ("[" + "x." * 3000 + "y]", f"x.x.x: {DEEP}"),
-    ],
-    ids=["brackets", "arrays", "dots", "header"],
-)
-def test_a_nesting_that_no_recursion_could_follow_is_a_mistake(text: str, said: str) -> None:
-    assert problems(text) == [f"{FILE}: {said}"]
+HOSTILE = {  # what TOML's grammar allows, or a parser chokes on
+    "arrays without end": ("x = " + "[" * 3000, "1:37: Nested more than 32 deep"),
+    "tables without end": ("x = " + "{a=" * 3000, "1:101: Nested more than 32 deep"),
+    "nested arrays": (f"[jobs.a.settings]\nx = {'[' * 300}{']' * 300}", "2:37: Nested more than 32 deep"),
+    "a long dotted key": (".".join("a" * 200_000) + " = 1", "1:66: Nested more than 32 deep"),
+    "a long header": (f"\n[{'.'.join('a' * 5000)}]", "2:67: Nested more than 32 deep"),
+    "dotted keys in tables": (f"x = {'{a.a.a.a = ' * 9}1{'}' * 9}", "1:83: Nested more than 32 deep"),
+    "a long number": (f"[jobs.a]\nmax_runs = {'9' * 5000}", "2:12: A number of 5,000 characters"),
+    "a long hexadecimal number": (f"[jobs.a]\nmax_runs = 0x{'f' * 5000}", "2:12: A number of 5,002 characters"),
+    "more than 64 bits": (f"[jobs.a]\nmax_runs = {2**63}", "2:1: A whole number of more than 64 bits"),
+    "less than 64 bits": (
+        "[jobs.a.settings]\nx = [1, -9223372036854775809]",
+        "2:9: A whole number of more than 64 bits",
+    ),
+    "NUL in a path": ('[supervisor]\nsocket = "a\\u0000b"', "2:1: NUL in a text"),
+    "NUL in a variable's name": ('[jobs.a.env]\n"a\\u0000b" = "1"', "2:1: NUL in a text"),
+    "NUL in a list": ('[jobs.a]\nafter = ["b", "\\u0000"]', "2:15: NUL in a text"),
+}
 
 
-def test_a_number_with_more_digits_than_python_reads_has_its_line() -> None:
-    assert problems(f"[jobs.a]\nmax_runs = {'9' * 5000}") == [f"{FILE}:2: a number with too many digits"]
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_would_break_the_program_is_refused_with_its_place(name: str) -> None:
+    text, line = HOSTILE[name]
+    began = time.monotonic()
+    assert problems(text) == [f"{FILE}:{line}"]
+    assert time.monotonic() - began < 2
+
+
+def test_the_bounds_are_far_from_what_people_write() -> None:
+    text = f"[jobs.a.settings]\nx = {'[' * 25}{']' * 25}\ny = {-(2**63)}\nz = {2**63 - 1}\n{'k' * 500} = 1\n"
+    assert parsed(text).jobs["a"].settings["z"] == 2**63 - 1
+
+
+def test_a_file_that_is_no_file_or_without_end_says_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"#" * (locate.LARGEST + 1))
+    for name, why in {"pipe": "not a regular file", "large": "larger than 1,048,576 bytes"}.items():
+        with pytest.raises(ConfigError, match=f"^{tmp_path / name}: {why}$"):
+            config.load(str(tmp_path / name))
+    with pytest.raises(ConfigError, match=r"^/dev/zero: not a regular file$"):
+        config.load("/dev/zero")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_daemon_is_found_whatever_became_of_its_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"[supervisor]\nsocket = 's.sock'\n{HOSTILE[name][0]}"[:8000])
+    assert locate.control_socket(str(path)) in (tmp_path / "s.sock", Path(locate.DEFAULT_SOCKET))
 
 
 def test_a_file_that_is_no_text_says_so(tmp_path: Path) -> None:
@@ -292,6 +357,52 @@ def test_no_file_at_all_says_where_it_looked(monkeypatch: pytest.MonkeyPatch) ->
         locate.config_file(None)
 
 
+def test_root_takes_the_configuration_it_stands_beside_last_and_only_from_safe_hands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STELLERD_CONFIG", raising=False)
+    monkeypatch.setattr(locate, "SEARCH", ("./stellerd.toml", str(tmp_path / "etc.toml")))
+    Path("stellerd.toml").touch()
+    doubts: list[str] = []
+    monkeypatch.setattr(locate, "doubts", lambda file: doubts)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert locate.config_file(None) == Path("stellerd.toml")
+    doubts.append("x belongs to user id 7")
+    with pytest.raises(ConfigError, match=r"name one with -c FILE; root does not take \./stellerd\.toml: x belongs"):
+        locate.config_file(None)
+    doubts.clear()
+    Path("etc.toml").touch()
+    assert locate.config_file(None) == tmp_path / "etc.toml"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert locate.config_file(None) == Path("stellerd.toml")
+
+
+def test_a_configuration_that_others_may_write_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o755)
+    file = tmp_path / "x.toml"
+    file.touch(0o644)
+    assert locate.doubts(file) == []
+    file.chmod(0o646)
+    assert locate.doubts(file) == [f"{file} can be written by every user: chmod o-w {file}"]
+    file.chmod(0o644)
+    tmp_path.chmod(0o757)
+    assert locate.doubts(file) == [f"{tmp_path} can be written by every user: chmod o-w {tmp_path}"]
+    tmp_path.chmod(0o1777)  # as /tmp: others cannot replace what is not theirs
+    assert locate.doubts(file) == []
+    mine = file.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    assert [
+        doubt.endswith(f"belongs to user id {mine}, who can change what runs here") for doubt in locate.doubts(file)
+    ] == ([True, True] if mine else [])
+
+
+def test_a_name_from_the_file_cannot_forge_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse('[jobs."a\\nstellerd: all is well\\u001b[2J"]\n', tmp_path / "x.toml")
+    assert str(caught.value).isprintable()
+
+
 # --- a plugin's own settings
 
 
@@ -344,8 +455,8 @@ def plugin_problems(table: str) -> list[str]:
         ("[jobs.a.settings.by_name.b]\nurk = 1",
          '4:1: jobs.a.settings.by_name.b.urk: unknown key, did you mean "url"?'),
         ("[jobs.a.settings.maybe]\nurk = 1", '4:1: jobs.a.settings.maybe.urk: unknown key, did you mean "url"?'),
-        ("[jobs.a.settings.inner.endpoint]\nwaits = ['1s', 5]",
-         '4:16: jobs.a.settings.inner.endpoint.waits.1: write it as text with a unit, as in "30s"'),
+        ("[jobs.a.settings.inner.endpoint]\nwaits = ['1s', -5]",
+         '4:16: jobs.a.settings.inner.endpoint.waits.1: -5 is not a duration: it must be zero or more'),
         ("[[jobs.a.settings.endpoints]]\nkey = { vault = 'x' }",
          '4:1: jobs.a.settings.endpoints.0.key: not a secret: write { env = "NAME" }, { file = "path" } '
          'or { credential = "name" }'),

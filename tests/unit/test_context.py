@@ -90,6 +90,62 @@ def test_a_dry_run_counts_but_puts_nothing_aside(world: World) -> None:
     assert (world.put_aside, ctx.counters) == ([], {"quarantined": 1})
 
 
+def test_a_quarantined_items_key_may_be_a_number(world: World) -> None:
+    ctx = context(world)
+    ctx.quarantine("brand", 5, ValueError("no id"))  # type: ignore[arg-type]
+    assert world.put_aside == [(7, "brand", "5", "no id", None)]
+
+
+def test_what_could_not_be_put_aside_is_not_counted(world: World) -> None:
+    def away(*_: Any) -> None:
+        raise Unreachable("away")
+
+    ctx = Context(replace(world.services(), quarantine=away), job="a", settings=None, run_id=7)
+    with pytest.raises(Unreachable):
+        ctx.quarantine("brand", "X", "no id")
+    assert ctx.counters == {}
+
+
+class Memory:
+    """A cursor that the store would keep."""
+
+    def __init__(self, **kept: Any) -> None:
+        self.kept = kept
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.kept.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        self.kept[key] = value
+
+
+def with_cursor(world: World, memory: Memory, **more: Any) -> Context:
+    cursor: Any = memory
+    return Context(replace(world.services(), cursor=cursor), job="a", settings=None, **more)
+
+
+def test_a_dry_run_reads_cursors_and_moves_none(world: World) -> None:
+    memory = Memory(page=3)
+    cursor = with_cursor(world, memory, dry_run=True).cursor
+    assert cursor.get("page") == 3
+    cursor.set("page", 4)
+    assert cursor.setdefault("seen", [1]) == [1]
+    assert (cursor.get("page"), cursor.get("seen")) == (4, [1])
+    assert memory.kept == {"page": 3}
+    assert with_cursor(world, memory, dry_run=True).cursor.get("page") == 3
+
+
+def test_a_dry_run_refuses_what_a_real_one_could_not_remember(world: World) -> None:
+    with pytest.raises(TypeError):
+        with_cursor(world, Memory(), dry_run=True).cursor.set("x", object())
+
+
+def test_a_real_run_moves_them(world: World) -> None:
+    memory = Memory()
+    with_cursor(world, memory).cursor.set("page", 4)
+    assert memory.kept == {"page": 4}
+
+
 def test_progress_is_handed_on(world: World) -> None:
     context(world).progress(3, 10, "brands")
     assert world.progress == [(3, 10, "brands")]

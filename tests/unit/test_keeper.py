@@ -17,8 +17,6 @@ from stellerd.keeper import Keeper
 class Lease:
     """A store's `renew` with answers prepared; the last one is given for ever."""
 
-    lease_s = 0.06
-
     def __init__(self, *answers: bool | Exception) -> None:
         self.answers = list(answers)
         self.asked = 0
@@ -35,13 +33,12 @@ class Lease:
 
 
 def claim(lease_s: float) -> Claim:
-    return Claim(1, "a", "me", 1, None, 1, boottime() + lease_s)
+    return Claim(1, "a", "me", 1, None, 1, boottime() + lease_s, lease_s)
 
 
 def kept(lease: Lease, wait: Callable[[list[str]], Any], lease_s: float = 0.06, **more: Any) -> list[str]:
     lost: list[str] = []
     store: Any = lease
-    lease.lease_s = lease_s
     with Keeper(store, claim(lease_s), lost.append, **more):
         wait(lost)
     return lost

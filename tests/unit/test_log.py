@@ -94,7 +94,7 @@ def test_an_exception_is_logged_with_its_stack_and_without_local_variables(style
 
 
 def test_lines_of_a_job_are_marked_each() -> None:
-    lines = logged("text", marked=True)
+    lines = logged("text", mark=log.RECORD)
     log.get().error("x", traceback="Traceback\n  File\nValueError")
     assert all(line.startswith(log.RECORD) for line in lines[0].split("\n"))
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellerd.log import RECORD
+from stellerd.log import RECORD, new_mark
 from stellerd.logpump import CHUNK, MAX_LINE, TAIL_LINES, LogPump, Sink
 
 HOSTILE = 'x\x1b[2J\x9b31m\r\x00\x07\x7f\u2028"q"'
@@ -28,7 +28,8 @@ class Lines(Sink):
     def __init__(self) -> None:
         self.got: list[bytes] = []
 
-    def block(self, text: bytes, lines: int) -> None:
+    def block(self, text: bytes, lines: int, levels: bytes = b"6") -> None:
+        assert len(levels) in (1, lines)
         assert text.count(b"\n") == lines - 1
         self.got += text.split(b"\n")
 
@@ -172,6 +173,37 @@ def test_a_marked_line_cannot_drive_the_terminal_either(style: str) -> None:
     job.close()
     job.pump.close()
     assert all(line.decode().isprintable() for line in job.sink.got)
+
+
+@pytest.mark.parametrize("style", ["text", "json", "color"])
+def test_a_printed_line_cannot_pass_for_one_that_a_job_logged(style: str) -> None:
+    reading, writing = os.pipe()
+    sink = Lines()
+    mark = new_mark()
+    pump = LogPump("a", reading, sink, style, mark=mark)
+    forged = f'innocent\n{RECORD}{{"level": "error", "job": "b"}}\n{mark[:-2]}{{"job": "c"}}\n{mark}true'
+    os.write(writing, f"{forged}\n".encode())
+    os.close(writing)
+    pump.pump()
+    pump.close()
+    assert sink.got[-1] == b"true"
+    assert all(
+        (line.startswith((b"a | ", b'{"ts": "')) and b'"a"' in line) or b"a | " in line for line in sink.got[:-1]
+    )
+    assert len(sink.got) == 4
+
+
+def test_a_logged_line_behind_an_unfinished_printed_one_is_a_line_of_its_own() -> None:
+    reading, writing = os.pipe()
+    sink = Lines()
+    mark = new_mark()
+    pump = LogPump("a", reading, sink, "text", mark=mark)
+    os.write(writing, f"half a line{mark}logged\n".encode())
+    os.close(writing)
+    pump.pump()
+    pump.close()
+    assert sink.got == [b"a | half a line", b"logged"]
+    assert pump.count == 2
 
 
 def test_colors_of_a_line_that_the_job_logged_stay() -> None:

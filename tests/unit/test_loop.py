@@ -282,3 +282,12 @@ def test_a_wait_longer_than_the_kernel_can_count_is_no_error(loop: Loop, pipe: t
     os.write(pipe[1], b"x")
     loop.turn()
     assert read == [b"x"]
+
+
+def test_a_deadline_years_away_does_not_keep_the_loop_from_waiting(loop: Loop, pipe: tuple[int, int]) -> None:
+    seen: list[int] = []
+    loop.after(3650 * 86400.0, lambda: seen.append(-1))
+    loop.add(pipe[0], seen.append)
+    os.write(pipe[1], b"x")
+    loop.turn()
+    assert seen == [1]

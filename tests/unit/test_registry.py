@@ -17,7 +17,8 @@ from stellerd.registry import Loaded
 
 GOOD = """
 from stellerd import Job, hookimpl
-class TheJob(Job): pass
+class TheJob(Job):
+    def run(self, ctx): pass
 @hookimpl
 def stellerd_job(): return TheJob
 """
@@ -44,6 +45,29 @@ def test_an_installed_plugin_is_known_without_being_imported(install: Any) -> No
     point = registry.installed()["known"]
     assert (point.value, point.dist.name) == ("plugin_known", "dist-known")
     assert "plugin_known" not in sys.modules
+
+
+def test_two_distributions_with_one_plugin_name_are_both_named(install: Any, tmp_path: Path) -> None:
+    install("twin", GOOD)
+    other = tmp_path / "other_twin-2.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other-twin\nVersion: 2.0\n")
+    (other / "entry_points.txt").write_text("[stellerd]\ntwin = elsewhere\n")
+    with pytest.raises(ConfigError, match='x: more than one distribution has a plugin "twin": ') as caught:
+        registry.find("twin", "x")
+    assert "dist-twin (plugin_twin)" in str(caught.value)
+    assert "other-twin (elsewhere)" in str(caught.value)
+
+
+def test_one_distribution_that_is_found_twice_is_one(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("once", GOOD)
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "dist_once-1.0.dist-info").symlink_to(tmp_path / "dist_once-1.0.dist-info")
+    monkeypatch.syspath_prepend(str(again))
+    assert registry.find("once", "x").value == "plugin_once"
 
 
 def test_a_good_plugin_gives_its_job(install: Any) -> None:
@@ -124,14 +148,14 @@ class Log:
 
 def test_an_observer_is_told(install: Any) -> None:
     install("observer", OBSERVER)
-    Loaded("observer", "").observe(Log(), "a")("stellerd_run_started", {"id": 5})
+    Loaded("observer", "").observe(Log())("stellerd_run_started", "a", {"id": 5})
     assert sys.modules["plugin_observer"].seen == [("a", 5)]
 
 
 def test_an_observer_that_raises_is_logged_and_nothing_else(install: Any) -> None:
     install("observer", OBSERVER)
     log = Log()
-    Loaded("observer", "").observe(log, "a")("stellerd_run_finished", {"id": 5})
+    Loaded("observer", "").observe(log)("stellerd_run_finished", "a", {"id": 5})
     [(event, fields)] = log.errors
     assert (event, fields["hook"]) == ("an observer raised", "stellerd_run_finished")
     assert "RuntimeError: observer" in fields["traceback"]

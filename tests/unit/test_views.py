@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,13 +38,14 @@ def job(**more: Any) -> dict[str, Any]:
 def status(*jobs: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": "1", "pid": 4, "started_at": iso(NOW), "uptime": 3.0, "config": "/x.toml", "stopping": False,
-        "log_lines_dropped": 0, "jobs": list(jobs),
+        "reload_refused": None, "log_lines_dropped": 0, "jobs": list(jobs),
     }  # fmt: skip
 
 
 VIEWS: dict[str, Callable[[str], None]] = {
     "status reason": lambda text: views.status(status(job(reason=text)), False),
     "status detail": lambda text: views.status(status(job(detail=f"Traceback\n{text}")), False),
+    "status reload": lambda text: views.status(status() | {"reload_refused": {"at": iso(NOW), "reason": text}}, False),
     "status last run": lambda text: views.status(status(job(last_run=run(reason=text))), False),
     "status counters": lambda text: views.status(status(job(last_run=run(counters={text: 1}))), False),
     "status next run": lambda text: views.status(
@@ -51,7 +56,8 @@ VIEWS: dict[str, Callable[[str], None]] = {
     "outcome reason": lambda text: views.outcome(run(reason=text)),
     "outcome counters": lambda text: views.outcome(run(counters={text: 1})),
     "check reason": lambda text: views.check("f", [
-        {"job": "a", "enabled": True, "ok": False, "reason": text, "exit_code": 78, "detail": text}], False, False),
+        {"job": "a", "enabled": True, "ok": False, "reason": text, "exit_code": 78, "detail": text}],
+        [text], False, False),
     "plugins": lambda text: views.plugins([{"plugin": "a", "entry_point": text, "distribution": text}], False),
 }  # fmt: skip
 
@@ -122,6 +128,77 @@ def test_history_shows_a_run_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
     views.history([run(state="partial", reason="brands: no answer", counters={"new": 3})], [], False)
     line = capsys.readouterr().out.splitlines()[1]
     assert [word for word in line.split() if word in ("a", "partial", "schedule", "2.0s")] == [
-        "a", "partial", "schedule", "2.0s",
+        "a", "partial", "2.0s", "schedule",
     ]  # fmt: skip
-    assert line.split()[-5:] == ["new", "3", "brands:", "no", "answer"]
+    assert line.endswith("  brands: no answer; new 3")
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], list[str]]:
+    """`terminal(columns, show)`: the lines that a terminal of this width gets, without colours."""
+
+    def shown(columns: int, show: Callable[[], None]) -> list[str]:
+        reader, writer = os.openpty()
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("TERM", "xterm")
+        with monkeypatch.context() as patch, os.fdopen(writer, "w") as stdout:
+            patch.setattr(sys, "stdout", stdout)
+            show()
+        text = b""
+        with contextlib.suppress(OSError), os.fdopen(reader, "rb", buffering=0) as stream:
+            while more := stream.read(4096):
+                text += more
+        return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+
+    return shown
+
+
+LONG = {"categories": 27, "rows": 25282, "bytes": 6416777, "fetched": 8026, "new": 8026, "products": 8026}
+BUSY = {
+    "job": "bamboo_sandbox", "restarts": 3, "degraded": True, "reason": "no answer",
+    "last_run": run(state="partial", counters=LONG),
+    "next_run": {"at": iso(NOW + timedelta(minutes=29)), "slot": iso(NOW), "trigger": "schedule", "why": "limit"},
+}  # fmt: skip
+WIDE_VIEWS: dict[str, Callable[[bool], None]] = {
+    "status": lambda wide: views.status(status(job(**BUSY), job(job="b")), False, wide),
+    "history": lambda wide: views.history(
+        [run(job="bamboo_sandbox", state="partial", reason="no answer", counters=LONG), run()], [], False, wide
+    ),
+}
+
+
+@pytest.mark.parametrize("columns", [80, 100, 60, 20])
+@pytest.mark.parametrize("name", WIDE_VIEWS)
+def test_a_row_is_one_line_of_a_narrow_terminal(
+    name: str, columns: int, terminal: Callable[[int, Callable[[], None]], list[str]]
+) -> None:
+    lines = terminal(columns, lambda: WIDE_VIEWS[name](False))
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith(("JOB", "RUN"))) :]
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= columns
+    assert lines[1].endswith("…")
+    if columns >= 80:
+        assert {"JOB", "STATE", "NOTE"} <= set(lines[0].split())
+        assert "bamboo_sandbox" in lines[1]
+        assert lines[1].index("no answer") if name == "history" else lines[1].index("degraded; 3 restarts")
+
+
+@pytest.mark.parametrize("name", WIDE_VIEWS)
+def test_wide_shows_all(name: str, terminal: Callable[[int, Callable[[], None]], list[str]]) -> None:
+    assert any("products 8,026" in line for line in terminal(60, lambda: WIDE_VIEWS[name](True)))
+
+
+@pytest.mark.parametrize("name", WIDE_VIEWS)
+def test_a_terminal_that_does_not_know_its_width_gets_all(
+    name: str, terminal: Callable[[int, Callable[[], None]], list[str]]
+) -> None:
+    assert any("products 8,026" in line for line in terminal(0, lambda: WIDE_VIEWS[name](False)))
+
+
+@pytest.mark.parametrize("name", WIDE_VIEWS)
+def test_who_reads_no_terminal_gets_all(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    WIDE_VIEWS[name](False)
+    assert any("products 8,026" in line for line in capsys.readouterr().out.splitlines())

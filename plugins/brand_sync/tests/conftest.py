@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from stellerd_brand_sync import BrandSync, digests, tables, wire
 from stellerd_brand_sync.aside import Aside, Item
 from stellerd_brand_sync.categories import CategoryBook
-from stellerd_brand_sync.decode import BrandRows, Decoder
+from stellerd_brand_sync.decode import Decoder
+from stellerd_brand_sync.rows import BrandRows
 
 from stellerd.testing import Harness, RunRecord, open_engine
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from stellerd_brand_sync import session
+from stellerd_brand_sync import digests, session
 
 from stellerd import errors
 from stellerd.testing import open_engine
@@ -129,6 +129,79 @@ REFUSALS = {
 }
 
 
+LONG = "".join(chr(0x4E00 + n) for n in range(1_000))
+"""1,000 signs, 3,000 bytes, and nothing that could be packed."""
+
+
+def test_a_long_internal_id_of_wide_signs_is_stored_and_remembered(
+    world: Any, vendor: Any, brand: Make, product: Make
+) -> None:
+    vendor.catalogue([brand(LONG, product(1), name="x"), brand("2", product(2))])
+    assert (world.ok()["products"], world.ok()["rows"]) == (2, 0)
+    kept = "stellerd." * (world.engine.dialect.name == "postgresql") + digests.TABLE
+    assert world.query(f"SELECT internal_id FROM {kept} ORDER BY 1") == [("2",), (LONG,)]
+    vendor.catalogue([brand(LONG, product(1, name="new"), name="x")])
+    assert world.ok()["changed"] == 1
+
+
+def test_the_table_of_an_earlier_version_gets_todays_key(
+    postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make
+) -> None:
+    world = worlds(postgres_url, vendor.base_url)
+    world.ok()
+    old = world.query("SELECT * FROM stellerd.stellerd_brand_digests")
+    world.do(
+        "ALTER TABLE stellerd.stellerd_brand_digests DROP CONSTRAINT stellerd_brand_digests_pkey, "
+        "ADD PRIMARY KEY (internal_id)"
+    )
+    [(what, sql)] = world.harness.database_problems()
+    assert "internalId of more than 2,700 bytes" in what
+    assert "ADD PRIMARY KEY (digest)" in sql
+    world.ok()
+    assert world.query("SELECT * FROM stellerd.stellerd_brand_digests") == old
+    assert world.harness.database_problems() == []
+    vendor.catalogue([brand(LONG, product(1), name="x")])
+    assert world.ok()["quarantined"] == 0
+
+
+TROUBLES = {
+    "an index of the platform": ('CREATE INDEX trouble ON "Brands" ("InternalId")', "exceeds btree"),
+    "a mistake in a trigger": (
+        "CREATE FUNCTION oops() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN IF length(NEW.\"InternalId\") > 99 THEN PERFORM no_such_function(); END IF; RETURN NEW; END';"
+        'CREATE TRIGGER oops BEFORE INSERT ON "Brands" FOR EACH ROW EXECUTE FUNCTION oops()',
+        "no_such_function() does not exist",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_whatever_the_database_says_of_one_brand_costs_that_brand_alone(
+    postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make, kind: str
+) -> None:
+    damage, said = TROUBLES[kind]
+    world = worlds(postgres_url, vendor.base_url)
+    world.create()
+    world.do(damage)
+    vendor.catalogue([brand(LONG if n == 7 else str(n), product(n), name="x") for n in range(20)[1:]])
+    assert (world.ok()["quarantined"], world.ok()["products"]) == (1, 18)
+    [item] = world.harness.quarantined()
+    assert item["key"] == LONG[:200]
+    assert said in item["reason"]
+
+
+def test_what_the_database_says_of_every_brand_is_said_of_the_database(
+    postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make
+) -> None:
+    world = worlds(postgres_url, vendor.base_url)
+    world.create()
+    world.do(TROUBLES["a mistake in a trigger"][0])
+    vendor.catalogue([brand(LONG[n:], product(n), name="x") for n in range(1, 20)])
+    record = world.run()
+    assert "no_such_function() does not exist" in record.reason
+    assert record.counters["quarantined"] == 0
+
+
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_a_constraint_costs_the_guilty_brands_alone(
     postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make, kind: str
@@ -227,3 +300,34 @@ def test_check_creates_nothing(any_url: str, worlds: Any, vendor: Any) -> None:
     world.harness.check()
     assert sa.inspect(world.engine).get_table_names() == []
     assert vendor.paths == []
+
+
+def test_what_the_databases_encoding_cannot_hold_costs_its_brand_alone(
+    postgres_url: str, worlds: Any, vendor: Any, brand: Make, product: Make
+) -> None:
+    url = sa.make_url(postgres_url)
+    name = f"{url.database}_latin"
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        options = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}" {options}')
+    world = worlds(
+        url.set(database=name).render_as_string(hide_password=False), vendor.base_url, on_missing="out-of-stock"
+    )
+    try:
+        brands = [brand(str(n), product(n), terms="für") for n in range(1, 20)]
+        vendor.catalogue(brands)
+        assert world.ok()["products"] == 19
+        vendor.catalogue([one | {"name": "neu" if n != 7 else "新"} for n, one in enumerate(brands)])
+        for rows in (18, 0):
+            counters = world.ok()
+            assert (counters["quarantined"], counters["vanished"], counters["rows"]) == (1, 0, rows)
+            [item] = world.harness.quarantined()
+            assert item["key"] == "8"
+            assert "LATIN1" in item["reason"]
+        assert world.query('SELECT "Id" FROM "Products" WHERE "Count" = 0') == []
+    finally:
+        world.close()
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+        admin.dispose()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stellerd_brand_sync import values, wire
+from stellerd_brand_sync import mend, values, wire
 from stellerd_brand_sync.aside import KEEP, Aside
 
 from stellerd import errors
@@ -100,7 +100,7 @@ def test_count_in_every_form(count: Any, stock: int | None, brand: Make, product
 
 def test_missing_keys_that_may_be_missing(brand: Make, decoded: Any) -> None:
     made = brand("1")
-    for name in ("products", "categories", "description", "disclaimer", "redemptionInstructions", "terms", "logoUrl"):
+    for name in ("categories", "description", "disclaimer", "redemptionInstructions", "terms", "logoUrl"):
         del made[name]
     rows = decoded(made)
     assert rows.only.brand[5:10] == (None,) * 5
@@ -163,8 +163,8 @@ BAD_PRODUCTS = [
     ({"name": None}, "name: Expected str"),
     ({"name": "\0"}, "name holds a character"),
     ({"name": "x" * 1001}, "name is too long: 1001 characters"),
-    ({"minFaceValue": None}, "minFaceValue: Expected decimal"),
-    ({"minFaceValue": "ten"}, "minFaceValue: "),
+    ({"minFaceValue": None}, "minFaceValue is no number: null"),
+    ({"minFaceValue": "ten"}, "minFaceValue is no number: 'ten'"),
     ({"minFaceValue": "NaN"}, "minFaceValue is no number"),
     ({"minFaceValue": "Infinity"}, "minFaceValue is no number"),
     ({"minFaceValue": "1e999999"}, "minFaceValue is no number"),
@@ -195,7 +195,6 @@ def test_a_bad_product_is_put_aside_alone(
 
 
 BAD_PRICES = [
-    (None, "price is missing"),
     ("9.50", "Expected object"),
     ({"min": 1, "max": 1}, "currencyCode is missing"),
     ({"min": 1, "max": 1, "currencyCode": "$"}, "price.currencyCode is not of the form"),
@@ -214,6 +213,21 @@ def test_a_bad_price_costs_the_price_not_the_product(
     assert ([row[0] for row in rows.only.products], rows.prices) == ([1], [])
     assert (rows.bad.entity, rows.bad.key) == ("price", "1")
     assert rows.bad.reason.startswith(reason)
+
+
+def test_a_price_of_null_is_the_vendors_word_for_none(brand: Make, product: Make, decoded: Any) -> None:
+    rows = decoded(brand("1", product(1, price=None)))
+    assert ([row[0] for row in rows.only.products], rows.prices, rows.aside.items) == ([1], [], [])
+    assert rows.decoder.clean == {"1"}
+
+
+@pytest.mark.parametrize("changes", [{"products": None}, {}])
+def test_products_that_are_not_said_are_not_none(changes: dict[str, Any], brand: Make, decoded: Any) -> None:
+    made = brand("1")
+    del made["products"]
+    rows = decoded(made | changes)
+    assert (rows.only.products, rows.bad.key, rows.decoder.spared.brands) == ([], "1", {"1"})
+    assert rows.bad.reason == "brand 1: products is missing or null; its products stay as they are"
 
 
 def test_a_price_that_is_not_there_at_all(brand: Make, product: Make, decoded: Any) -> None:
@@ -248,7 +262,7 @@ def test_bytes_that_are_not_utf8_cost_one_brand(brand: Make, decoded: Any) -> No
 @given(st.lists(st.sampled_from(["\ud83c", "\udf81", "🎁", "\\", "u", "x", "\\ud83c", '"']), max_size=12).map("".join))
 def test_half_surrogate_pairs_spoil_only_themselves(text: str) -> None:
     body = bytearray(json.dumps({"a": text, "b": "🎁"}).encode())
-    wire.mend_half_pairs(body)
+    mend.half_pairs(body)
     decoded = msgspec.json.decode(body)
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert decoded["b"] == "🎁"

@@ -255,3 +255,52 @@ def test_what_a_killed_writer_left_is_swept(failing: Failing) -> None:
     _age(failing)
     assert not failing.used()
     assert [file.name for file in failing.file.parent.iterdir()] == [young.name]
+
+
+def test_one_that_failed_twice_for_what_is_in_it_is_set_aside_and_the_vendor_asked(
+    on_both: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poison(*args: Any) -> Any:
+        raise ArithmeticError("a price of a kind that nobody knows")
+
+    run = on_both.world.harness.run
+    with monkeypatch.context() as patch:
+        patch.setattr("stellerd_brand_sync.catalogue.store", poison)
+        reasons = [run().reason for _ in range(2)]
+    assert all("ArithmeticError: a price of a kind" in reason for reason in reasons)
+    assert (on_both.calls(), on_both.file.exists()) == (1, False)
+    aside = on_both.file.with_name(kept.ASIDE)
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    [item] = on_both.world.harness.quarantined()
+    assert item["entity"] == "catalogue"
+    assert str(aside) in item["reason"]
+    assert "a price of a kind that nobody knows" in item["reason"]
+    on_both.world.harness.clock.advance(1800)
+    assert (run().state, on_both.calls()) == ("ok", 2)
+    assert on_both.world.query('SELECT count(*) FROM "Products"') == [(2,)]
+
+
+def test_a_database_that_fails_thrice_is_not_the_fault_of_what_is_kept(
+    failing: Failing, brand: Make, product: Make
+) -> None:
+    failing.vendor.catalogue([brand(str(n), product(n)) for n in (1, 2)])
+    failing.fail()
+    failing.world.reconfigure(create_tables=False)
+    for _ in range(3):
+        failing.world.do('CREATE TRIGGER trouble BEFORE INSERT ON "Brands" BEGIN SELECT no_such_function(1); END')
+        assert "no_such_function" in failing.world.harness.run().reason
+        failing.world.do("DROP TRIGGER trouble")
+    assert failing.file.exists()
+    assert failing.used()
+
+
+def test_one_that_refuses_a_hundred_times_over_is_set_aside(
+    failing: Failing, brand: Make, product: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stellerd_brand_sync.apart.MOST", 1)
+    failing.vendor.catalogue([brand(str(n), product(n)) for n in range(1, 4)])
+    failing.world.do("CREATE TRIGGER no BEFORE INSERT ON \"Brands\" BEGIN SELECT raise(abort, 'no'); END")
+    assert "refuses more than 1 brands" in failing.world.harness.run().reason
+    assert failing.file.exists()
+    failing.world.harness.run()
+    assert (failing.calls(), failing.file.exists()) == (1, False)

@@ -117,8 +117,8 @@ def test_each_product_that_came_is_counted_once(world: Any, vendor: Any, brand: 
     consistent(counters)
     names = ("fetched", "new", "changed", "unchanged", "unusable", "vanished", "quarantined", "products", "brands")
     assert [first[name] for name in names] == [4, 4, 0, 0, 0, 0, 0, 4, 3]
-    # unusable: the twin of 2, the negative 4, both of brand 3, the one of the second brand 2
-    assert [counters[name] for name in names] == [9, 1, 1, 2, 5, 1, 5, 5, 3]
+    # unusable: the twin of 2, the negative 4, both of brand 3, the one of the second brand 2; 17 may stand for brand 4
+    assert [counters[name] for name in names] == [9, 1, 1, 2, 5, 0, 5, 5, 3]
     phases = {"fetch_ms", "stage_ms", "merge_ms", "commit_ms", "categories_ms"}
     assert phases <= counters.keys()
     assert counters["bytes"] == len(vendor.answers[vendor.V1][1])

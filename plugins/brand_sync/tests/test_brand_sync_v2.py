@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 from stellerd_bamboo_sandbox import Sandbox
+from stellerd_brand_sync import pagelog
 
 BRANDS = 250
 START = datetime(2026, 1, 2, 0, 10, tzinfo=UTC)
@@ -234,6 +237,86 @@ def test_a_process_that_shall_end_waits_for_no_page(paged: Paged) -> None:
     assert (record.state, _pages(queries)) == ("deferred", [0, 1])
     assert record.not_before - harness.clock() < timedelta(seconds=2)
     assert paged.stored() == set()
+
+
+def _log(paged: Paged) -> Path:
+    return Path(paged.world.harness.folder / "jobs" / "brand_sync" / pagelog.NAME)
+
+
+def test_a_pull_that_is_deferred_goes_on_with_the_page_that_is_missing(paged: Paged) -> None:
+    paged.world.reconfigure(page_size=50)  # five pages, read twice
+    for call in (3, 8):
+        paged.sandbox.fail("early_429", endpoint="catalog_v2", calls=[call], wait=600)
+    began = paged.world.harness.clock()
+    records = [paged.run(later) for later in (0, 601, 601)]
+    assert [record.state for record, _ in records] == ["deferred", "deferred", "ok"]
+    assert [_pages(queries) for _, queries in records] == [[0, 1, 2], [2, 3, 4, 0, 1], [1, 2, 3, 4]]
+    assert paged.stored() == paged.served()
+    assert sum(record.counters["pages"] for record, _ in records) == 10
+    assert paged.mark()["at"] == pytest.approx(began.timestamp(), abs=10)
+    assert not _log(paged).exists()
+
+
+def test_a_page_that_is_refused_for_seconds_is_asked_for_again_in_the_same_run(paged: Paged) -> None:
+    paged.sandbox.fail("early_429", endpoint="catalog_v2", calls=[2, 3, 5], wait=1)
+    record, queries = paged.run()
+    assert (record.state, _pages(queries)) == ("ok", [0, 1, 1, 1, 2, 2, 0, 1, 2])
+    assert record.counters["pages"] == 6
+
+
+def test_a_page_that_is_refused_again_and_again_defers_the_run(paged: Paged) -> None:
+    paged.sandbox.fail("early_429", endpoint="catalog_v2", calls=list(range(2, 20)), wait=1)
+    record, queries = paged.run()
+    assert (record.state, _pages(queries)) == ("deferred", [0, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "emptied", "old", "other size", "other source", "link", "forbidden"])
+def test_pages_that_cannot_be_trusted_are_fetched_again(paged: Paged, how: str, tmp_path: Path) -> None:
+    paged.world.reconfigure(page_size=50)
+    paged.sandbox.fail("early_429", endpoint="catalog_v2", calls=[3], wait=600)
+    paged.run()
+    file, later = _log(paged), 601.0
+    data = file.read_bytes()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    if how == "cut":
+        file.write_bytes(data[:-10])
+    elif how == "flipped":
+        file.write_bytes(data[:-10] + bytes([data[-10] ^ 1]) + data[-9:])
+    elif how == "emptied":
+        file.write_bytes(b"")
+    elif how == "old":
+        later = 3601.0
+    elif how == "other size":
+        paged.world.reconfigure(page_size=100)
+    elif how == "other source":
+        paged.world.reconfigure(base_url_v2=paged.world.harness.runner.settings.base_url_v2.replace("0.0.1", "0.0.2"))
+        paged.world.reconfigure(base_url_v2=paged.world.harness.runner.settings.base_url_v2.replace("0.0.2", "0.0.1"))
+        file.write_bytes(data.replace(b'"source":"', b'"source":"0'))
+    elif how == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        paged.world.reconfigure(keep_payload=False)
+    record, queries = paged.run(later)
+    assert record.state == "ok", record.reason
+    assert _pages(queries)[0] == (1 if how in ("cut", "flipped") else 0)
+    assert paged.stored() == paged.served()
+
+
+def test_a_dry_run_uses_the_pages_and_keeps_none(paged: Paged) -> None:
+    paged.run()
+    paged.world.reconfigure(full_compare=True)
+    paged.sandbox.fail("early_429", endpoint="catalog_v2", calls=[8, 11], wait=600)
+    paged.world.harness.clock.advance(1800)
+    assert paged.world.harness.run(dry_run=True).state == "deferred"
+    assert not _log(paged).exists()
+    assert paged.run(601)[0].state == "deferred"
+    before = _log(paged).read_bytes()
+    paged.world.harness.clock.advance(601)
+    seen = len(paged.sandbox.calls("catalog_v2"))
+    assert paged.world.harness.run(dry_run=True).state == "ok"
+    assert len(paged.sandbox.calls("catalog_v2")) - seen < 3
+    assert _log(paged).read_bytes() == before
 
 
 @pytest.mark.parametrize(

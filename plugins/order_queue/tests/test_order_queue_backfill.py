@@ -151,5 +151,6 @@ def test_an_order_placed_after_its_claim_is_not_published(
     record = harness.run()
     assert set(spooled()) == {still}
     assert (record.state, record.counters["changed"], record.counters["published"]) == ("ok", 2, 1)
-    assert [each["reason"] for each in harness.quarantined()] == ["placed or closed since it was claimed"] * 2
+    reason = "placed, closed or given another RequestId since it was claimed"
+    assert [each["reason"] for each in harness.quarantined()] == [reason] * 2
     assert orders.sql(f"SELECT count(*) FROM {orders.ledger_table} WHERE claim_until IS NOT NULL") == [(0,)]

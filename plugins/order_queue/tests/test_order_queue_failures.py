@@ -93,16 +93,17 @@ def test_a_url_that_is_none(url: str) -> None:
     assert "broker.url" in str(error)
 
 
-class TlsServer:
-    """A TLS server with a certificate of its own making, for 127.0.0.1."""
+def new_certificate(folder: Path, options: str) -> None:
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 {options}"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+
+class TlsServer:
+    """A TLS server with a certificate of its own making, or `by` somebody, for 127.0.0.1."""
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1", by: str = "") -> None:
         self.certificate = folder / "cert.pem"
-        subprocess.run(
-            f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:{host} "
-            f"-keyout {folder}/key.pem -out {self.certificate}".split(),
-            check=True, capture_output=True,
-        )  # fmt: skip
+        new_certificate(folder, f"-subj /CN=test -addext subjectAltName=IP:{host} {by} -keyout key.pem -out cert.pem")
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.certificate, folder / "key.pem")
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -147,6 +148,26 @@ def test_a_certificate_of_the_authority_in_the_settings_is_accepted(tmp_path: Pa
     wishes = Wishes("X:Y", connect_timeout=3.0, ca_file=str(server.certificate))
     failure(f"amqps://steller:{PASSWORD}@127.0.0.1:{server.port}/x", wishes)  # it hangs up after the greeting
     assert server.ended() == [True]
+
+
+def test_an_authority_that_only_an_older_python_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 3.13 on the default context is strict; here it is on every version."""
+
+    def strict(**options: Any) -> ssl.SSLContext:
+        context = default(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    default = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    new_certificate(tmp_path, "-subj /CN=authority -keyout ca.key -out ca.pem")
+    server = TlsServer(tmp_path, by="-CA ca.pem -CAkey ca.key")
+    wishes = Wishes("X:Y", connect_timeout=3.0, ca_file=str(tmp_path / "ca.pem"))
+    error = failure(f"amqps://steller:{PASSWORD}@127.0.0.1:{server.port}/x", wishes)
+    assert "the broker's certificate is not trusted: CA cert does not include key usage extension" in str(error)
+    assert "renew the CA's certificate" in str(error)
+    assert "keyUsage=critical,keyCertSign,cRLSign" in str(error)
+    assert server.ended() == [False]
 
 
 def test_a_run_against_a_database_that_is_away(job: Any, spool: Path) -> None:

@@ -17,6 +17,8 @@ from stellerd_order_queue.settings import OrderQueueSettings
 
 from stellerd import errors
 
+ID = "00000000-0000-0000-0000-000000000001"
+
 
 def deliver(folder: Path, url: str, **settings: Any) -> dict[str, Any]:
     chosen = OrderQueueSettings.model_validate(settings)
@@ -124,3 +126,27 @@ def test_the_command_when_no_broker_answers(tmp_path: Path) -> None:
     assert (done.returncode, "there is no such folder" in done.stderr) == (2, True)
     done = cli(tmp_path, "spool", "flush", "--from", "spool", "--to", "spool:///x")
     assert (done.returncode, "a spool is delivered to a broker" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"<html>", "no JSON"),
+        (b"\xff", "no JSON"),
+        (b'{"messageId":"zz","correlationId":"zz"}', "messageId or correlationId is missing or no UUID"),
+        (b"{}", "messageId or correlationId is missing or no UUID"),
+        (b"[1]", "messageId or correlationId is missing or no UUID"),
+        (json.dumps({"messageId": ID, "correlationId": ID, "x": "y" * 5000}).encode(), "bytes are too many"),
+        (None, "Is a directory"),
+    ],
+)  # fmt: skip
+def test_what_is_no_message_is_told_in_plain_words(body: bytes | None, why: str, tmp_path: Path) -> None:
+    folder = tmp_path / "from"
+    folder.mkdir()
+    if body is None:
+        (folder / "a.json").mkdir()
+    else:
+        (folder / "a.json").write_bytes(body)
+    [problem] = deliver(folder, f"spool://{tmp_path}/to")["problems"]
+    assert problem.startswith("a.json: not a message of ours (")
+    assert problem.endswith(f"{why})")

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from stellerd_order_queue import ledger as ledger_module
 from stellerd_order_queue.database import create
 from stellerd_order_queue.dialects import dialect_of
-from stellerd_order_queue.ledger import Candidate, Ledger, Rules, Span
+from stellerd_order_queue.ledger import Ledger
+from stellerd_order_queue.records import Candidate, Rules, Span
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 NIL = "00000000-0000-0000-0000-000000000000"

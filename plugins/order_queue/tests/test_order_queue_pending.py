@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from stellerd_order_queue.job import passes
-from stellerd_order_queue.ledger import Survey
+from stellerd_order_queue.records import Survey
 
 Take = Callable[[], Counter[str]]
 DAYS = timedelta(days=3)

@@ -35,7 +35,9 @@ class SandboxSettings(Settings):
     )
     drift: bool = Field(True, description="Each catalogue differs a little from the one before; false: never.")
     price_drift: float = Field(0.01, ge=0, le=1, description="Share of prices that change each time.")
-    product_drift: int = Field(4, ge=0, description="Products that vanish, and new ones that come, each time.")
+    product_drift: int = Field(
+        4, ge=0, le=1_000_000, description="Products that vanish, and new ones that come, each time."
+    )
 
     limits: bool = Field(True, description="false: no request is ever refused with 429.")
     catalog_calls: int = Field(2, ge=1, description="Calls of the v1 catalogue in its window.")

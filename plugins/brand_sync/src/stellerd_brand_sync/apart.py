@@ -1,25 +1,22 @@
-"""When a constraint of the platform refuses the catalogue: find the brands it is about, store all the others."""
+"""When the database refuses the catalogue: find the brands it is about, store all the others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import psycopg
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from stellerd import errors
+from stellerd_brand_sync import refusal
 from stellerd_brand_sync.categories import CategoryRow
 from stellerd_brand_sync.digests import Digests
 from stellerd_brand_sync.merge import Merge, Tally
+from stellerd_brand_sync.session import Unstorable
 from stellerd_brand_sync.staging import PLANS, STAGES
 
 MOST = 100
 """So many guilty brands are looked for; with more it is the database that is not as the catalogue needs it."""
-_REFUSALS = (psycopg.errors.DataError, psycopg.errors.RaiseException)  # too long for a column; a trigger's veto
-
-
 _Brand = tuple[int, str, int]
 """position, internal id, products."""
 
@@ -33,20 +30,16 @@ class Guilty(NamedTuple):
     reason: str
 
 
-def is_refusal(error: DBAPIError) -> bool:
-    """The database understood and said no to a row; anything else is about the database itself."""
-    return isinstance(error, IntegrityError) or isinstance(error.orig, _REFUSALS)
-
-
 def store(merge: Merge, digests: Digests, new: Mapping[int, CategoryRow]) -> tuple[Tally, list[Guilty]]:
-    """Merge what is staged and remember its digests: all of it, or all but the brands that a constraint refuses.
+    """Merge what is staged and remember its digests: all of it, or all but the brands that the database refuses.
 
-    `new`: categories that brands brought. Raises: JobFailed when more than `MOST` brands are refused.
+    `new`: categories that brands brought. Raises: Unstorable when more than `MOST` brands are refused; SQLAlchemy's
+    errors that are about the database.
     """
     try:
         return _attempt(merge, digests, list(new.values())), []
     except DBAPIError as error:
-        if not is_refusal(error):
+        if refusal.is_server(error):
             raise
     return _Search(merge, digests, new).run()
 
@@ -67,6 +60,7 @@ class _Search:
     def __init__(self, merge: Merge, digests: Digests, new: Mapping[int, CategoryRow]) -> None:
         self._merge, self._digests, self._new = merge, digests, new
         self._tally, self._guilty = Tally(), list[Guilty]()
+        self._last: DBAPIError | None = None
 
     def run(self) -> tuple[Tally, list[Guilty]]:
         connection = self._merge.connection
@@ -75,6 +69,9 @@ class _Search:
         rows = connection.exec_driver_sql("SELECT position, internal_id, products FROM all_bs_brands ORDER BY 1")
         brands = [(position, key, products) for position, key, products in rows]
         self._halve(brands)
+        all_refused = len(self._guilty) == len(brands) > 1
+        if self._last and all_refused and not refusal.is_of_rows(self._last.orig):
+            raise self._last  # what is said of every brand is about the database
         self._fill(brands[0][0], brands[-1][0])
         self._leave([brand.position for brand in self._guilty])
         for table in STAGES:
@@ -94,7 +91,7 @@ class _Search:
         reason = f"brand {brand[1]}: {reason}; nothing of this brand was stored"
         self._guilty.append(Guilty(*brand, reason))
         if len(self._guilty) > MOST:
-            raise errors.JobFailed(
+            raise Unstorable(
                 f"catalogue: the database refuses more than {MOST} brands, the last one for this reason: {reason}; "
                 "nothing was changed"
             )
@@ -106,9 +103,10 @@ class _Search:
         try:
             self._tally += _attempt(self._merge, self._digests, [self._new[n] for n in linked if n in self._new])
         except DBAPIError as error:
-            if not is_refusal(error):
+            if refusal.is_server(error):
                 raise
-            return _reason(error.orig)
+            self._last = error
+            return reason_of(error.orig)
         return ""
 
     def _leave(self, guilty: Sequence[int]) -> None:
@@ -128,7 +126,7 @@ class _Search:
         self._merge.staging.analyse()
 
 
-def _reason(error: Any) -> str:
+def reason_of(error: Any) -> str:
     """The constraint's name and what the database said, in one line."""
     said = " ".join(str(error).split("\n")[0].split())
     facts = getattr(error, "diag", None)

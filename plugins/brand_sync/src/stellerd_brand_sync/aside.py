@@ -11,6 +11,7 @@ KEEP = 1_000
 """So many are recorded one by one; of the rest each kind gets one line with its number: a catalogue in which
 everything is wrong must not take hours to complain about."""
 _PAYLOAD = 4_096
+_TRACEBACKS = 5
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Aside:
 
     items: list[Item] = field(default_factory=list)
     more: Counter[str] = field(default_factory=Counter)
+    faults: list[Exception] = field(default_factory=list)
 
     def add(self, entity: str, key: str, reason: str, raw: bytes) -> None:
         """Put one aside."""
@@ -36,7 +38,12 @@ class Aside:
             self.more[entity] += 1
             return
         payload = raw[: 4 * _PAYLOAD].decode("utf-8", "replace")[:_PAYLOAD]
-        self.items.append(Item(entity, key.replace("\0", "\ufffd")[:200], reason, payload))
+        self.items.append(Item(entity, _storable(key)[:200], _storable(reason), payload))
+
+    def unforeseen(self, error: Exception) -> None:
+        """One was put aside for an error that nobody foresaw: the log gets the traceback of a few."""
+        if len(self.faults) < _TRACEBACKS:
+            self.faults.append(error)
 
     def report(self, ctx: Context) -> None:
         """Hand everything to the quarantine and forget it here."""
@@ -45,9 +52,16 @@ class Aside:
         for entity, number in self.more.items():
             ctx.quarantine(entity, "…", f"{number} more were put aside; only the first {KEEP} are listed one by one")
             ctx.count(quarantined=number - 1)  # the line itself counted one
+        for error in self.faults:
+            ctx.log.error("a fault of brand_sync, please report it", exc_info=error)
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
         self.items.clear()
         self.more.clear()
+        self.faults.clear()
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

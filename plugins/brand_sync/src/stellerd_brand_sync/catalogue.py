@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
-from stellerd_brand_sync import apart, digests
+from stellerd_brand_sync import apart, digests, refusal
 from stellerd_brand_sync.aside import Aside
 from stellerd_brand_sync.categories import CategoryRow
 from stellerd_brand_sync.decode import Decoder
 from stellerd_brand_sync.digests import Digests, Known
+from stellerd_brand_sync.mend import loose
 from stellerd_brand_sync.merge import Merge, Tally
-from stellerd_brand_sync.missing import Missing, Spared
-from stellerd_brand_sync.wire import ids_of, loose, products_of
+from stellerd_brand_sync.missing import Missing
+from stellerd_brand_sync.rows import BrandRows
+from stellerd_brand_sync.spared import Spared
 
 _ROUNDS = 3
 
@@ -62,9 +66,13 @@ class Findings:
 
 @dataclass
 class Stored:
-    """What became of it: usable products in the catalogue, and the run's counters."""
+    """What became of it: usable products in the catalogue, and the run's counters.
+
+    `blind`: a brand came of which nothing can be told, so that nothing counts as vanished.
+    """
 
     usable: int = 0
+    blind: bool = False
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -95,7 +103,7 @@ class _Storing:
         self.order.guard(usable, self.products)
         tally, refused = self._write()
         after = self.products + tally.new
-        missing = Missing(self.merge, self.unchanged.values(), self._spared())
+        missing = Missing(self.merge, self.unchanged.values(), self.decoder.spared)
         vanished = missing.count(after, usable - refused) if self.order.complete else 0
         if vanished and self.order.out_of_stock:
             tally.rows += missing.out_of_stock()
@@ -110,20 +118,17 @@ class _Storing:
         self._show(counters)
         self.merge.finish()
         counters |= {"stage_ms": ms(began, seen), "merge_ms": ms(seen, time.perf_counter())}
-        return Stored(usable, counters)
-
-    def _spared(self) -> Spared:
-        known = self.decoder.brands | set(self.unchanged.values())
-        return Spared(set(self.decoder.spared), self.decoder.spared_brands - known)
+        return Stored(usable, self.decoder.spared.anything, counters)
 
     def _show(self, counters: dict[str, int]) -> None:
         """Let `look` see what vanished from unchanged brands too: in earlier runs, but vanished it has."""
         if not self.order.look:
             return
-        spared = self._spared()
+        seen = Spared()
         for position in self.unchanged:
-            spared.ids.update(ids_of(products_of(loose(self.brands[position]))))
-        missing = Missing(self.merge, (), spared)
+            seen.add_brand(loose(self.brands[position]))
+        seen += self.decoder.spared
+        missing = Missing(self.merge, (), seen)
         self.order.look(Findings(self.merge, missing, list(self.decoder.book.new.values()), counters))
 
     def _leave_out(self) -> None:
@@ -151,11 +156,31 @@ class _Storing:
         pairs = [(position, raw) for position, raw in enumerate(self.brands) if position not in self.unchanged]
         if not pairs:
             return 0
-        staged = self.merge.stage(
-            self.decoder.read(pairs), self.hashes, lambda done: self.order.progress(done, len(pairs))
-        )
+        try:
+            with self.merge.connection.begin_nested():
+                staged = self.merge.stage(
+                    self.decoder.read(pairs), self.hashes, lambda done: self.order.progress(done, len(pairs))
+                )
+        except (DBAPIError, psycopg.Error) as error:
+            if not refusal.is_of_rows(getattr(error, "orig", error)):
+                raise
+            staged = self._stage_each(pairs)
         self.merge.staging.analyse()
         return staged
+
+    def _stage_each(self, pairs: list[tuple[int, msgspec.Raw]]) -> int:
+        """Of some brand the database cannot even take the text, in its encoding."""
+        self.aside.clear()
+        self.merge.begin_again()
+        self.decoder = Decoder(self.merge.known_categories(), self.aside)
+        return self.merge.stage_each(self.decoder.read(pairs), self.hashes, self._refuse)
+
+    def _refuse(self, rows: BrandRows, error: Exception) -> None:
+        position, key = rows.brand[:2]
+        raw = self.brands[position]
+        reason = apart.reason_of(getattr(error, "orig", error))
+        self.aside.add("brand", key, f"brand {key}: {reason}; nothing of this brand was stored", bytes(raw))
+        self.decoder.refuse(key, raw)
 
     def _claimed(self) -> set[str]:
         if not self.unchanged or not self.decoder.brands:
@@ -170,7 +195,7 @@ class _Storing:
         for brand in guilty:
             raw = self.brands[brand.position]
             self.aside.add("brand", brand.key, brand.reason, bytes(raw))
-            self.decoder.spared |= ids_of(products_of(loose(raw)))
+            self.decoder.spared.add_brand(loose(raw))
         self.decoder.clean -= {brand.key for brand in guilty}
         return tally, sum(brand.products for brand in guilty)
 

@@ -11,6 +11,7 @@ import msgspec
 from stellerd import errors
 from stellerd_brand_sync import values
 from stellerd_brand_sync.aside import Aside
+from stellerd_brand_sync.mend import loose
 from stellerd_brand_sync.values import Unusable
 from stellerd_brand_sync.wire import BAD_JSON, Body, decode_list, readable, short_key
 
@@ -57,8 +58,10 @@ def read_list(body: Body, aside: Aside) -> list[CategoryRow]:
             if row[0] in rows:
                 raise Unusable(f"id {row[0]} came twice; the first one is kept")
             rows[row[0]] = row
-        except BAD_JSON as error:
-            aside.add("category", short_key(raw, ("id", "name"), f"item {number}"), readable(error), bytes(raw))
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this item's
+            if not isinstance(error, BAD_JSON):
+                aside.unforeseen(error)
+            aside.add("category", short_key(loose(raw), ("id", "name"), f"item {number}"), readable(error), bytes(raw))
     if not rows:
         raise errors.BadReply("categories: the answer holds no usable category")
     return list(rows.values())

@@ -14,11 +14,13 @@ from typing import NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from stellerd_brand_sync.decode import MAPPING
+from stellerd_brand_sync.rows import MAPPING
 
 TABLE = "stellerd_brand_digests"
 COLUMNS = {"internal_id": "text", "digest": "text", "products": "integer", "mapping": "text"}
-_COLUMNS = ", ".join(f"{name} {kind} NOT NULL" for name, kind in COLUMNS.items()) + ", PRIMARY KEY (internal_id)"
+_COLUMNS = ", ".join(f"{name} {kind} NOT NULL" for name, kind in COLUMNS.items())
+# PostgreSQL cannot index a text of more than 2.7 KB, and an internal id may have 1,000 signs of three bytes
+_KEY = {"postgresql": "digest", "sqlite": "internal_id"}
 _NAMES = {"postgresql": f"stellerd.{TABLE}", "sqlite": TABLE}
 _SCHEMA = "SELECT to_regnamespace('stellerd') IS NOT NULL"
 _USABLE = {
@@ -33,6 +35,20 @@ _GONE = {
     "postgresql": "internal_id IN (SELECT json_array_elements_text(CAST(:keys AS json)))",
     "sqlite": "internal_id IN (SELECT value FROM json_each(:keys))",
 }
+_CHANGE = """
+UPDATE {table} AS d SET digest = s.digest, products = s.products, mapping = :mapping FROM bs_brands s
+ WHERE d.internal_id = s.internal_id AND s.digest IS NOT NULL AND (d.digest <> s.digest OR d.mapping <> :mapping)"""
+_ADD = """
+INSERT INTO {table} (internal_id, digest, products, mapping)
+SELECT s.internal_id, s.digest, s.products, :mapping FROM bs_brands s
+ WHERE s.digest IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {table} d WHERE d.internal_id = s.internal_id)"""
+# The primary key's name in the table of an earlier version
+_OLD_KEY = """
+SELECT quote_ident(k.conname) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (k.conkey)
+ WHERE n.nspname = 'stellerd' AND c.relname = 'stellerd_brand_digests' AND k.contype = 'p'
+   AND a.attname = 'internal_id'"""
 
 
 class Known(NamedTuple):
@@ -71,15 +87,8 @@ class Digests:
     def remember(self) -> None:
         """Keep the digests of the staged brands that have one."""
         if self.usable:
-            self._connection.execute(
-                sa.text(
-                    f"INSERT INTO {self._table} AS d (internal_id, digest, products, mapping) "  # noqa: S608 - ours
-                    "SELECT internal_id, digest, products, :mapping FROM bs_brands WHERE digest IS NOT NULL "
-                    "ON CONFLICT (internal_id) DO UPDATE SET digest = excluded.digest, products = excluded.products, "
-                    "mapping = excluded.mapping WHERE d.digest <> excluded.digest OR d.mapping <> excluded.mapping"
-                ),
-                {"mapping": self._mapping},
-            )
+            for statement in (_CHANGE, _ADD):
+                self._connection.execute(sa.text(statement.format(table=self._table)), {"mapping": self._mapping})
 
     def forget(self, keys: Iterable[str]) -> None:
         """These brands are to be looked at again when they come again."""
@@ -107,4 +116,15 @@ def create(connection: sa.Connection) -> None:
     dialect = connection.dialect.name
     if dialect == "postgresql" and not connection.exec_driver_sql(_SCHEMA).scalar_one():
         connection.exec_driver_sql("CREATE SCHEMA stellerd")
-    connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {_NAMES[dialect]} ({_COLUMNS})")
+    connection.exec_driver_sql(
+        f"CREATE TABLE IF NOT EXISTS {_NAMES[dialect]} ({_COLUMNS}, PRIMARY KEY ({_KEY[dialect]}))"
+    )
+
+
+def rekeying(connection: sa.Connection) -> str | None:
+    """The SQL that gives the table of an earlier version today's key; None when it has it, or is not there."""
+    if connection.dialect.name != "postgresql":
+        return None
+    name = connection.exec_driver_sql(_OLD_KEY).scalar()
+    table = _NAMES["postgresql"]
+    return f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD PRIMARY KEY ({_KEY['postgresql']})" if name else None

@@ -93,6 +93,9 @@ def _half(ctx: Context, name: str, work: Callable[[Context], None]) -> errors.St
     except errors.StellerdError as error:
         ctx.log.debug("half failed", half=name, reason=str(error))
         return error
+    except Exception as error:
+        ctx.log.exception("half failed, which is a fault of brand_sync: please report it", half=name)
+        return errors.JobFailed(f"{name}: a fault of brand_sync, {type(error).__name__}: {error}; see the log")
     return None
 
 
@@ -153,8 +156,14 @@ def sync_catalogue(ctx: Context) -> None:
     except Refused as error:
         vendor.kept.drop(str(error))
         raise
+    except Exception as error:
+        if isinstance(error, session.Unstorable) or not isinstance(error, errors.StellerdError):
+            vendor.kept.failed(fetched.facts, f"{type(error).__name__}: {error}")
+        raise
     finally:
         aside.report(ctx)
+    if stored.blind:
+        ctx.log.warning("nothing counts as vanished: it cannot be told which brand a bad one is; see the quarantine")
     if not ctx.dry_run and order.complete:
         full_at = ctx.now().timestamp() if order.full else last["full_at"]
         ctx.cursor.set(_LAST, {"products": stored.usable, "full_at": full_at})
@@ -226,16 +235,25 @@ def _require_ready(ctx: Context, *, create: bool) -> None:
 
 
 def _own_table(ctx: Context, engine: sa.Engine) -> None:
-    """The table of digests is ours to make; without it all goes on, only slower."""
+    """The table of digests is ours to make and to bring up to date; without it all goes on, only slower."""
     settings: BrandSyncSettings = ctx.settings
     with session.transaction(engine, settings.database) as connection:
-        if digests.Digests(connection).usable:
-            return
+        usable, rekeying = digests.Digests(connection).usable, digests.rekeying(connection)
+    if usable and not rekeying:
+        return
     try:
         with session.transaction(engine, settings.database) as connection:
-            digests.create(connection)
+            if rekeying:
+                connection.exec_driver_sql(rekeying)
+            else:
+                digests.create(connection)
     except errors.JobFailed as error:
-        ctx.log.warning("every run compares everything: no table to keep digests in", reason=str(error))
+        if rekeying:
+            ctx.log.warning(
+                "brands with long internalIds cannot be stored: stellerd db check says why", reason=str(error)
+            )
+        else:
+            ctx.log.warning("every run compares everything: no table to keep digests in", reason=str(error))
 
 
 def _prepare(connection: sa.Connection, settings: BrandSyncSettings) -> None:

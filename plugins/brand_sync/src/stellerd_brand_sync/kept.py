@@ -11,6 +11,7 @@ import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import BinaryIO, TypeVar
 
 import msgspec
@@ -21,6 +22,8 @@ from stellerd_brand_sync.fetched import Facts, Fetched
 from stellerd_brand_sync.settings import BrandSyncSettings
 
 NAME = "catalogue.gz"
+ASIDE = "catalogue.aside.gz"
+_FAILED = "failed"
 _MAGIC = b"stellerd catalogue 1 "
 _CHUNK = 256 * 1024
 _LEVEL = 1  # a fifth of the size; more would cost more time than it saves
@@ -81,6 +84,18 @@ class Kept:
                 reason = f"{reason}; it cannot be removed: {_why(error)}".removeprefix("; ")
         if reason:
             self._ctx.log.warning("the kept catalogue is not used", reason=reason)
+
+    def failed(self, facts: Facts, reason: str) -> None:
+        """It could not be stored for what is in it: it gets a second try, then it is set aside."""
+        if self._ctx.dry_run:
+            return
+        if self._ctx.cursor.get(_FAILED) != facts.at:
+            self._ctx.cursor.set(_FAILED, facts.at)
+            return
+        with contextlib.suppress(errors.Unreachable, FileNotFoundError), self._folder() as folder:
+            os.replace(NAME, ASIDE, src_dir_fd=folder, dst_dir_fd=folder)
+            reason = f"the kept catalogue failed twice and is set aside as {self._ctx.folder / ASIDE}: {reason}"
+            self._ctx.quarantine("catalogue", f"{datetime.fromtimestamp(facts.at, UTC):%Y-%m-%d %H:%M:%S}", reason)
 
     def _use(self, read: Callable[[BinaryIO, _Line], _T]) -> _T | None:
         try:

@@ -90,7 +90,7 @@ class Look:
     """One look at a database. Raises: SQLAlchemy's errors, from each member."""
 
     def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self.dialect = connection.dialect.name
         self.tables: dict[str, dict[str, Column]] = {}
         self.rights: dict[str, set[str]] = {}
@@ -108,7 +108,7 @@ class Look:
         """Tables that are there, in a schema that this user may not enter."""
         if self.dialect == "sqlite":
             return {}
-        return dict(tuple(row) for row in self._connection.exec_driver_sql(_HIDDEN))
+        return dict(tuple(row) for row in self.connection.exec_driver_sql(_HIDDEN))
 
     @property
     def database_without_temporary(self) -> str | None:
@@ -140,4 +140,4 @@ class Look:
         return DigestState(schema, exists, enter, create, wrong, lacking)
 
     def _one(self, statement: str, **parameters: Any) -> Any:
-        return self._connection.execute(sa.text(statement), parameters).one()
+        return self.connection.execute(sa.text(statement), parameters).one()

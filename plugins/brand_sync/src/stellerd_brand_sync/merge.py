@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
+from stellerd_brand_sync import refusal, values
 from stellerd_brand_sync import statements as sql
-from stellerd_brand_sync import values
 from stellerd_brand_sync.categories import CategoryBook, CategoryRow
-from stellerd_brand_sync.decode import BrandRows
+from stellerd_brand_sync.rows import BrandRows
 from stellerd_brand_sync.staging import BATCH, Staging
 from stellerd_brand_sync.tables import SYSTEM_USER
 
@@ -76,6 +78,22 @@ class Merge:
         with self.staging.loading():
             return self._stage(brands, digests, progress)
 
+    def stage_each(
+        self, brands: Iterable[BrandRows], digests: Sequence[str], refused: Callable[[BrandRows, Exception], None]
+    ) -> int:
+        """As `stage`, one by one: what the database cannot take is `refused`, and the others are loaded."""
+        products = 0
+        _ = self.staging  # made outside the savepoints
+        for brand in brands:
+            try:
+                with self.connection.begin_nested(), self.staging.loading():
+                    products += self._load([brand], digests)
+            except (DBAPIError, psycopg.Error) as error:
+                if not refusal.is_of_rows(getattr(error, "orig", error)):
+                    raise
+                refused(brand, error)
+        return products
+
     def _stage(self, brands: Iterable[BrandRows], digests: Sequence[str], progress: Callable[[int], None]) -> int:
         batch: list[BrandRows] = []
         number = size = products = 0
@@ -136,6 +154,10 @@ class Merge:
         if self.write and found > changed:
             self._run(target.add)
         return changed, found - changed
+
+    def begin_again(self) -> None:
+        """The temporary tables went with a savepoint."""
+        self._staging = None
 
     def finish(self) -> None:
         """Drop the temporary tables."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from stellerd_brand_sync.merge import Merge
+from stellerd_brand_sync.spared import Spared
 from stellerd_brand_sync.tables import SYSTEM_USER
 
 _LIST = {
@@ -31,14 +31,6 @@ _UNSEEN = """NOT EXISTS (SELECT 1 FROM bs_products s WHERE s.id = t."Id")
 _SPARED = """(t."Id" IN {ids} OR coalesce(t."BrandInternalId", '') IN {brands})"""
 
 
-@dataclass(frozen=True)
-class Spared:
-    """What is in the catalogue in a form that cannot be stored: ids of products, internal ids of whole brands."""
-
-    ids: set[int] = field(default_factory=set)
-    brands: set[str] = field(default_factory=set)
-
-
 class Missing:
     """Products that the catalogue lacks. `unchanged`: internal ids of brands that are as they were."""
 
@@ -47,6 +39,8 @@ class Missing:
 
     def count(self, stored: int, usable: int) -> int:
         """How many: `stored` products in all, `usable` ones of them in the catalogue."""
+        if self._spared.anything:
+            return 0
         return max(0, stored - usable - self._count_spared())
 
     def out_of_stock(self) -> int:
@@ -61,12 +55,12 @@ class Missing:
 
     def owners_of_spared(self) -> set[str]:
         """Internal ids of the brands that spared products are stored under."""
-        if not self._spared.ids and not self._spared.brands:
+        if not self._spared:
             return set()
         return set(self._run(f"{_OWNERS}{_SPARED}").scalars())
 
     def _count_spared(self) -> int:
-        if not self._spared.ids and not self._spared.brands:
+        if not self._spared:
             return 0
         return int(self._run(f"{_COUNT}{_UNSEEN} AND {_SPARED}").scalar_one())
 

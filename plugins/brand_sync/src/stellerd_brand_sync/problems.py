@@ -205,6 +205,9 @@ def _of_digests(look: Look) -> Iterator[Problem]:
             f"{look.user} lacks {rights} on {table}: every run compares everything",
             f"GRANT {rights} ON {table} TO {look.user}", stops=False,
         )  # fmt: skip
+    elif state.exists and (sql := digests.rekeying(look.connection)):
+        what = f"{table} cannot hold an internalId of more than 2,700 bytes: such a brand is not stored"
+        yield Problem(f"{what}; brand_sync mends it in its next run where it owns the table", sql, stops=False)
     elif not state.exists and not state.may_create:
         yield Problem(
             f"{look.user} may not make {table}: every run compares everything",

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from stellerd import errors
+from stellerd_brand_sync import refusal
 
 LOCK = 7_305_812_166
 """Key of the advisory lock that lets one sync at a time into a PostgreSQL database; any number, always the same."""
-_SQLITE_AWAY = {
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
-}  # fmt: skip
 # Statements that are run once are not worth compiling
-_LOCAL = "SET LOCAL lock_timeout = '120s'; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off"
+_LOCAL = (
+    "SET LOCAL lock_timeout = '120s'; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off; "
+    "SET LOCAL client_encoding = 'UTF8'"  # what COPY is sent in; by default it is the database's own
+)
+
+
+class Unstorable(errors.JobFailed):
+    """The catalogue cannot be stored for what is in it."""
 
 
 @contextmanager
@@ -29,7 +32,8 @@ def transaction(engine: sa.Engine, database: str, *, keep: bool = True, alone: b
 
     `alone` False: it does not wait for a sync that is going on.
     On PostgreSQL an advisory lock of the transaction, on SQLite BEGIN IMMEDIATE (the core's engine begins so).
-    Raises: Unreachable when the database does not answer, JobFailed when it refuses; neither holds a password.
+    Raises: Unreachable when the database does not answer, Unstorable when it refuses what it was given, else JobFailed;
+    none of them holds a password.
     """
     where = f'database "{database}" ({shown(engine.url)})'
     try:
@@ -40,9 +44,10 @@ def transaction(engine: sa.Engine, database: str, *, keep: bool = True, alone: b
             if not keep:
                 begun.rollback()
     except DBAPIError as error:
-        raise _for_people(where, error.orig, error.connection_invalidated or _is_away(error)) from None
+        raise _for_people(where, error.orig, refusal.is_server(error)) from None
     except psycopg.Error as error:  # COPY goes past SQLAlchemy
-        raise _for_people(where, error, isinstance(error, psycopg.OperationalError)) from None
+        away = isinstance(error, psycopg.OperationalError) and not refusal.is_of_rows(error)
+        raise _for_people(where, error, away) from None
 
 
 def _exclude_others(connection: sa.Connection) -> None:
@@ -51,19 +56,14 @@ def _exclude_others(connection: sa.Connection) -> None:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
 
 
-def _is_away(error: DBAPIError) -> bool:
-    if isinstance(error.orig, sqlite3.Error):  # its OperationalError also means wrong SQL
-        return (error.orig.sqlite_errorcode & 0xFF) in _SQLITE_AWAY
-    return isinstance(error, OperationalError | InterfaceError)
-
-
 def _for_people(where: str, cause: Any, away: bool) -> errors.StellerdError:
     said = " ".join(str(cause).split("\n")[0].split())
     if isinstance(cause, psycopg.errors.LockNotAvailable):
         return errors.JobFailed(f"{where}: a table was locked by somebody else for two minutes; nothing was changed")
     if away:
         return errors.Unreachable(f"{where}: {said}")
-    return errors.JobFailed(f"{where}: {said}; nothing was changed")
+    kind = Unstorable if refusal.is_of_rows(cause) else errors.JobFailed
+    return kind(f"{where}: {said}; nothing was changed")
 
 
 def shown(url: sa.URL) -> str:

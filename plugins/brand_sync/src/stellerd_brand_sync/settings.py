@@ -11,7 +11,7 @@ from stellerd import Duration, Secret, Settings
 from stellerd_brand_sync import urls
 
 _SIZES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-_SIZE = re.compile(r"\s*(\d{1,12})\s*(B|KiB|MiB|GiB)?\s*")
+_SIZE = re.compile(r"\s*([0-9]{1,12})\s*(B|KiB|MiB|GiB)?\s*")
 
 
 def _size(raw: Any) -> Any:
@@ -32,7 +32,7 @@ Size = Annotated[
     int,
     BeforeValidator(_size),
     PlainSerializer(_shown, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+\s*(B|KiB|MiB|GiB)?\s*$", "examples": ["256MiB"]}),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*[0-9]{1,12}\s*(B|KiB|MiB|GiB)?\s*$", "examples": ["256MiB"]}),
 ]
 """Bytes; in TOML a text with a unit."""
 
@@ -86,6 +86,7 @@ class BrandSyncSettings(Settings):
         600.0,
         description="Longest fetch, all pages of the catalogue together; the live one took minutes to come.",
         gt=0,
+        le=86_400,
     )
     max_body: Size = Field(
         256 * 1024**2, description="Largest answer, decompressed; all pages of the catalogue together.", gt=0

@@ -13,11 +13,15 @@ from stellerd import Context, Secret, errors
 from stellerd_brand_sync import urls, wire
 from stellerd_brand_sync.fetched import Facts, Fetched, fingerprint
 from stellerd_brand_sync.kept import Kept
-from stellerd_brand_sync.pages import Pages
+from stellerd_brand_sync.pagelog import PageLog
+from stellerd_brand_sync.pages import PASSES, Pages
 from stellerd_brand_sync.settings import BrandSyncSettings
 
 BUCKET_V1, BUCKET_CATEGORIES, BUCKET_V2 = "bamboo_catalog", "bamboo_categories", "bamboo_catalog_v2"
 _MARK = "fetched"
+_TRIES = 4
+_SHORT_S = 10.0
+"""A page that is refused for no longer than this is asked for again in the same run."""
 _OVERLAP = timedelta(days=2)
 """`ModifiedDate` is a date, "modified after", by a clock and a calendar that are not ours: changes of the day itself
 may not count as after it, and the vendor's day may be the one before."""
@@ -80,19 +84,34 @@ def _v1(ctx: Context, since: datetime | None, keys: str) -> Fetched:
 
 
 class _Asker:
-    """Pages one by one, all under one deadline, and each pass under one cap."""
+    """Pages one by one, all under one deadline, and each pass under one cap; first those that came before a wait."""
 
-    def __init__(self, ctx: Context, since: datetime | None) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: Context, since: str, log: PageLog) -> None:
+        self._ctx, self._log = ctx, log
         self._settings: BrandSyncSettings = ctx.settings
-        self._since = {"ModifiedDate": since.date().isoformat()} if since else {}
+        self._since = {"ModifiedDate": since} if since else {}
         self._deadline = time.monotonic() + self._settings.timeout
-        self._pass = self.size = 0
+        self._before = log.pages[::-1]
+        self._pass = self.size = self.fetched = 0
 
     def __call__(self, index: int, size: int) -> wire.Page:
         """Raises: what `Http.get` does, Unreachable after the deadline, BadReply for a body of another shape."""
         if index == 0:
             self._pass = 0
+        if self._before and self._before[-1][0] == index:
+            body: wire.Body = self._before.pop()[1]
+            page = wire.decode_page(body)
+        else:
+            if self._before:  # another page than the one asked for then
+                self._before.clear()
+                self._log.drop()
+            body, page = self._fetch(index, size)
+            self._log.add(index, body)
+        self._pass += len(body)
+        self._ctx.progress(min(page.count, (index + 1) * size), page.count, "brands fetched")
+        return page
+
+    def _fetch(self, index: int, size: int) -> tuple[wire.Body, wire.Page]:
         left, room = self._deadline - time.monotonic(), self._settings.max_body - self._pass
         if left <= 0:
             raise errors.Unreachable(f"catalogue: not all pages came within {self._settings.timeout:g} s")
@@ -100,22 +119,40 @@ class _Asker:
             raise errors.BadReply(f"catalogue: its pages are larger than {self._settings.max_body} bytes together")
         query = {"PageSize": str(size), "PageIndex": str(index), **self._since}
         url = urls.endpoint(self._settings.base_url_v2, "catalog")
-        body = _get(self._ctx, BUCKET_V2, url, max(0.01, round(left, 2)), room, query)
-        self._pass += len(body)
+        body = self._patiently(url, max(0.01, round(left, 2)), room, query)
         self.size += len(body)
-        page = wire.decode_page(body)
-        self._ctx.progress(min(page.count, (index + 1) * size), page.count, "brands fetched")
-        return page
+        self.fetched += 1
+        return body, wire.decode_page(body)
+
+    def _patiently(self, url: str, left: float, room: int, query: dict[str, str]) -> wire.Body:
+        """A 429 with a short wait is one more wait between two pages: the next try begins when it is over."""
+        for _ in range(_TRIES - 1):
+            try:
+                return _get(self._ctx, BUCKET_V2, url, left, room, query)
+            except errors.RateLimited as error:
+                left_s = (error.until - self._ctx.now()).total_seconds() if error.until else _SHORT_S + 1
+                if left_s > _SHORT_S or self._ctx.wait(max(0.001, left_s)):
+                    raise
+        return _get(self._ctx, BUCKET_V2, url, left, room, query)
 
 
 def _v2(ctx: Context, since: datetime | None, keys: str) -> Fetched:
     """All pages of the catalogue, or of what was modified after a day."""
     settings: BrandSyncSettings = ctx.settings
-    at = ctx.now().timestamp()
-    ask = _Asker(ctx, since)
+    day = since.date().isoformat() if since else ""
+    log = PageLog(ctx, _identity(settings), day, PASSES * settings.max_body)
+    ask, at = _Asker(ctx, day, log), log.asked.began
     pages = Pages(ask, settings.page_size)
-    pages.read(lambda found: since is not None or found == keys)
-    ctx.count(pages=pages.pages)
+    try:
+        pages.read(lambda found: since is not None or found == keys)
+    except (errors.RateLimited, errors.Unreachable):
+        raise  # the next run goes on with the page that is missing
+    except Exception:
+        log.drop()
+        raise
+    finally:
+        ctx.count(pages=ask.fetched)
+    log.drop()
     problem = "" if pages.whole else (
         f"the vendor names {pages.count} brands, {pages.total} came in {pages.passes} passes over its pages; they are "
         "stored, and nothing counts as vanished"

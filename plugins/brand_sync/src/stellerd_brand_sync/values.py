@@ -5,19 +5,37 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from typing import Any
 
 MAX_INT = 2**31 - 1
+_SHOWABLE = 10**40
 MAX_LINE = 1_000
 MAX_TEXT = 100_000
 _MONEY = Context(prec=18, traps=[Inexact, InvalidOperation])
 _STEP = {4: Decimal("0.0001"), 8: Decimal("0.00000001")}
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _COUNTRY = re.compile(r"[A-Z]{2,3}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?")
+# Hour 24 is no time of the vendor's; datetime.fromisoformat reads it as the next midnight from Python 3.14 on
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
+_KINDS = {type(None): "null", bool: "a boolean", str: "text", list: "a list", dict: "an object"}
 
 
 class Unusable(ValueError):
     """A value that cannot be stored; the message is the reason for quarantine."""
+
+
+def amount(name: str, value: Any) -> Decimal:
+    """A JSON number, or a text that JSON would read as one: Python alone also reads "1_000", "١٠٠٠" and "sNaN".
+
+    Raises: Unusable.
+    """
+    if type(value) is Decimal:
+        return value
+    if type(value) is int or (type(value) is str and _NUMBER.fullmatch(value.strip())):
+        return Decimal(value)
+    kind = _KINDS.get(type(value), "")
+    raise Unusable(f"{name} is no number: {_short(repr(value)) if kind == 'text' else kind}")
 
 
 def money(name: str, value: Decimal, places: int) -> tuple[Decimal, str]:
@@ -40,18 +58,18 @@ def money(name: str, value: Decimal, places: int) -> tuple[Decimal, str]:
     return exact, f"{exact:f}"
 
 
-def span(low_name: str, low: Decimal, high_name: str, high: Decimal, places: int) -> tuple[str, str]:
-    """Two amounts as texts with `places` decimals; mostly they are one.
+def span(low_name: str, low: Any, high_name: str, high: Any, places: int) -> tuple[str, str, Decimal]:
+    """Two amounts as texts with `places` decimals, mostly one and the same, and the larger one.
 
-    Raises: Unusable as `money` does, and when the first is the larger.
+    Raises: Unusable as `amount` and `money` do, and when the first is the larger.
     """
-    least, least_text = money(low_name, low, places)
-    if low == high:
-        return least_text, least_text
-    most, most_text = money(high_name, high, places)
+    least, least_text = money(low_name, amount(low_name, low), places)
+    if type(low) is type(high) and low == high:
+        return least_text, least_text, least
+    most, most_text = money(high_name, amount(high_name, high), places)
     if least > most:
         raise Unusable(f"{low_name} {least} is above {high_name} {most}")
-    return least_text, most_text
+    return least_text, most_text, most
 
 
 def _short(value: object) -> str:
@@ -119,7 +137,8 @@ def stamp(at: datetime) -> str:
 def whole(name: str, number: int, lowest: int = 0) -> int:
     """An integer that the column holds. Raises: Unusable when it is below `lowest` or above 2³¹-1."""
     if not lowest <= number <= MAX_INT:
-        raise Unusable(f"{name} is out of range: {_short(number)}")
+        shown = _short(number) if abs(number) < _SHOWABLE else "a number of many digits"
+        raise Unusable(f"{name} is out of range: {shown}")
     return number
 
 

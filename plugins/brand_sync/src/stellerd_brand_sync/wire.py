@@ -9,14 +9,12 @@ from typing import Annotated, Any
 import msgspec
 
 from stellerd import errors
+from stellerd_brand_sync import mend
 from stellerd_brand_sync.values import Unusable
 
-BAD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, Unusable)
+BAD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unusable)
 """What decoding and checking one item may raise: the item's own fault."""
 _BOM = b"\xef\xbb\xbf"
-_ESCAPE = re.compile(  # whole pairs and other escapes are matched too, so that no match begins inside one
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
-)
 
 
 Body = bytes | bytearray
@@ -52,60 +50,62 @@ def decode_v1(body: Body) -> list[msgspec.Raw]:
 
     Raises: BadReply when the body is anything else.
     """
-    decoded: _V1 = _decode(body, _V1, "catalogue")
-    return decoded.brands
+    decoded, items = _decode(body, _V1, "catalogue", b"brands")
+    return items or decoded.brands
 
 
 def decode_page(body: Body) -> Page:
     """A page, its brands undecoded. Raises: BadReply when the body is anything else."""
-    decoded: Page = _decode(body, Page, "catalogue")
-    return decoded
+    decoded, items = _decode(body, Page, "catalogue", b"items")
+    page: Page = msgspec.structs.replace(decoded, items=items) if items else decoded
+    return page
 
 
 def decode_list(body: Body, what: str) -> list[msgspec.Raw]:
     """The items of a JSON list, undecoded. Raises: BadReply when the body is anything else."""
-    decoded: list[msgspec.Raw] = _decode(body, list[msgspec.Raw], what)
-    return decoded
+    decoded, items = _decode(body, list[msgspec.Raw], what, b"")
+    return items or decoded
 
 
 def brand_key(raw: msgspec.Raw) -> str:
     """What tells a brand from others: its internalId, or its bytes where it has none."""
     try:
         key = _decode_key(raw).internal_id
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except BAD_JSON:
         key = None
     return key if key and isinstance(key, str) else f"#{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
 
 
-def _decode(body: Body, shape: Any, what: str) -> Any:
+def _decode(body: Body, shape: Any, what: str, items: bytes) -> tuple[Any, list[msgspec.Raw]]:
+    """The body decoded, and its items apart where one of them is no JSON. Raises: BadReply."""
     if body.startswith(_BOM):
         body = body if isinstance(body, bytearray) else bytearray(body)
         del body[: len(_BOM)]  # moves nothing: a bytearray can begin anywhere
     try:
         try:
-            return msgspec.json.decode(body, type=shape, strict=False)
+            return _mended(body, shape), []
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            body = body if isinstance(body, bytearray) else bytearray(body)
-            if not mend_half_pairs(body):
+            parts = mend.split(body, items)
+            if parts is None or not parts.items:
                 raise
-            return msgspec.json.decode(body, type=shape, strict=False)
-    except msgspec.MsgspecError as error:
+            return msgspec.json.decode(parts.rest, type=shape, strict=False), parts.items
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise errors.BadReply(f"{what}: the answer cannot be read ({readable(error)}); {_looks_like(body)}") from None
 
 
-def mend_half_pairs(body: bytearray) -> bool:
-    """Half a surrogate pair makes the decoder refuse the whole body: as a NUL it costs only the item it is in.
-
-    Returns: whether there was any. It is mended in place: the body may be large.
-    """
-    found = False
-    for match in _ESCAPE.finditer(body):
-        if match["half"]:
-            body[match.start() : match.end()] = b"\\u0000"
-            found = True
-    return found
+def _mended(body: Body, shape: Any) -> Any:
+    """Decode; what makes the decoder refuse all of it for one item is mended first."""
+    while True:
+        try:
+            return msgspec.json.decode(body, type=shape, strict=False)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, RecursionError) as error:
+            body = body if isinstance(body, bytearray) else bytearray(body)
+            if not (mend.nesting if isinstance(error, RecursionError) else mend.half_pairs)(body):
+                raise
 
 
 def _looks_like(body: Body) -> str:
@@ -114,9 +114,18 @@ def _looks_like(body: Body) -> str:
 
 
 def readable(error: Exception) -> str:
-    """A decoder's message in plain words: "products: expected array, got null"."""
+    """Why an item cannot be read, in plain words: "products: expected array, got null".
+
+    Raises: MemoryError, when that is the error: it is no item's fault.
+    """
+    if isinstance(error, MemoryError):
+        raise error
     if isinstance(error, UnicodeDecodeError):
         return "holds bytes that are not UTF-8"
+    if isinstance(error, RecursionError):
+        return f"is nested deeper than {mend.LEVELS} levels"
+    if not isinstance(error, BAD_JSON):
+        return f"cannot be read, which is a fault of brand_sync ({type(error).__name__}: {error})"
     text = str(error).replace("`", "")
     match = re.fullmatch(r"(.*) - at \$\.?(.*)", text, re.DOTALL)
     if match and match[2]:
@@ -124,29 +133,9 @@ def readable(error: Exception) -> str:
     return re.sub(r"^Object missing required field (\w+)$", r"\1 is missing", text)
 
 
-def short_key(raw: msgspec.Raw, names: tuple[str, ...], otherwise: str) -> str:
+def short_key(item: Any, names: tuple[str, ...], otherwise: str) -> str:
     """The first of `names` that a bad item has, for people to find it by."""
-    item = loose(raw)
     if not isinstance(item, dict):
         return otherwise
-    return next((str(item[name]) for name in names if item.get(name) not in (None, "")), otherwise)
-
-
-def loose(raw: msgspec.Raw) -> Any:
-    """A bad item as far as it is JSON at all, else None."""
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def products_of(brand: Any) -> list[Any]:
-    """The products of a bad brand, if it has a list of them."""
-    found = brand.get("products") if isinstance(brand, dict) else None
-    return found if isinstance(found, list) else []
-
-
-def ids_of(products: list[Any]) -> set[int]:
-    """Ids of products that may each be anything."""
-    ids = [item.get("id") for item in products if isinstance(item, dict)]
-    return {number for number in ids if type(number) is int and 0 < number < 2**31}
+    texts = [str(item[name]).strip() for name in names if type(item.get(name)) in (str, int, float)]
+    return next(filter(None, texts), otherwise)

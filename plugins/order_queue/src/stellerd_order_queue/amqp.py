@@ -143,7 +143,7 @@ def explained(lost: Lost, where: str, exchange: str) -> errors.StellerdError:
     if isinstance(cause, amqp_errors.ProbableAccessDeniedError) or code == 530:
         return errors.JobFailed(f"{where}: the broker gives this user no access to the virtual host, or there is none")
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return errors.JobFailed(f"{where}: the broker's certificate is not trusted: {cause.verify_message}")
+        return errors.JobFailed(f"{where}: the broker's certificate is not trusted: {errors.certificate(cause)}")
     if code == 406:
         return errors.JobFailed(f"{where}: exchange {exchange} exists, but is not fanout and durable: {said}")
     if code in (403, 404):

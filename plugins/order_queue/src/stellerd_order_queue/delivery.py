@@ -13,14 +13,17 @@ from typing import NamedTuple
 from stellerd import Context, errors
 from stellerd_order_queue.ahead import Ahead, Behind, persistently
 from stellerd_order_queue.envelope import Envelopes, Message, iso_utc
-from stellerd_order_queue.ledger import CLAIM, Claimed, Ledger, Refusal, Span
+from stellerd_order_queue.ledger import CLAIM, Ledger
 from stellerd_order_queue.publisher import Outcome, Publisher
+from stellerd_order_queue.records import Claimed, Refusal, Span
 
 RECHECK_S = 1.0
 """So long after its claim an order is looked at again before it is published: it may have been placed."""
 
 
 FAILURES = ("nacked", "blocked", "unknown")
+NAMED = 100
+"""Failures of a run that the log tells one by one; of more it tells the number."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
+    unnamed: Counter[str] = field(default_factory=Counter)
+    """Failures beyond the first `NAMED`."""
 
     def add(self, kind: str, reason: str = "") -> None:
         """Count one."""
@@ -71,9 +76,14 @@ class Delivery:
         """Orders claimed and not settled, with their earlier publications; bounded by CLAIM and the window."""
         self._confirmed: list[str] = []
         self._unsent: list[str] = []
+        self._unpublished: dict[str, list[str]] = {}
+        """Orders whose messages nobody answers for, by the reason."""
+        self._waiting = 0
+        """How many are to be written down."""
         self._failures = 0
         self._writing = Behind()
         self._trouble: errors.StellerdError | None = None
+        self._debug = ctx.log.debug
         self.tally = Tally()
 
     def publish(self, publisher: Publisher, passes: Iterable[Pass], total: int) -> None:
@@ -85,7 +95,7 @@ class Delivery:
         try:
             for outcome in publisher.publish(self._messages(batches)):
                 self._settle(outcome)
-                if len(self._confirmed) + len(self._unsent) >= self._share:
+                if self._waiting >= self._share:
                     self._write_down()
                     self._ctx.progress(self.tally.counts["published"], total, "orders")
             if self._trouble:
@@ -97,6 +107,8 @@ class Delivery:
                 self._write_down()
             finally:
                 self._writing.close()
+                if self.tally.unnamed:
+                    self._ctx.log.warning("orders not published, more of them", **self.tally.unnamed)
 
     def _batches(self, passes: Iterable[Pass]) -> Iterator[Batch]:
         """In the thread of `Ahead`."""
@@ -134,11 +146,11 @@ class Delivery:
                 yield self._envelopes.build(each.key, each.request_id, each.message_id, sent)
 
     def _changed(self, rest: Sequence[Claimed]) -> set[str]:
-        keys = [each.key for each in rest]
-        pending = persistently(self._ctx, self._ledger.still_pending, keys, self._ctx.now())
+        pending = persistently(self._ctx, self._ledger.still_pending, rest, self._ctx.now())
         gone = [each for each in rest if each.key not in pending]
+        reason = "placed, closed or given another RequestId since it was claimed"
         for each in gone:
-            self._record("changed", each.key, "placed or closed since it was claimed", {"RequestId": each.request_id})
+            self._record("changed", each.key, reason, {"RequestId": each.request_id})
         self._give_back(gone)
         return {each.key for each in gone}
 
@@ -164,16 +176,28 @@ class Delivery:
     def _settle(self, outcome: Outcome) -> None:
         key = outcome.message.key
         earlier = self._earlier.pop(key)
+        self._waiting += 1
         if outcome.state == "published":
             self._failures = 0
             self._confirmed.append(key)
             self.tally.add("published")
             if earlier:
                 self.tally.add("republished")
+            self._debug("order published", order=key, request=outcome.message.correlation_id, earlier=earlier)
             return
         self._failures += 1
-        self._unsent.append(key)
+        self._unpublished.setdefault(f"{outcome.state}: {outcome.reason}", []).append(key)
         self.tally.add(outcome.state, outcome.reason)
+        self._name(outcome)
+
+    def _name(self, outcome: Outcome) -> None:
+        if self.tally.failed + self.tally.counts["returned"] > NAMED:
+            self.tally.unnamed[outcome.state] += 1
+            return
+        self._ctx.log.warning(
+            "order not published", order=outcome.message.key, request=outcome.message.correlation_id,
+            outcome=outcome.state, reason=outcome.reason,
+        )  # fmt: skip
 
     @property
     def _hopeless(self) -> bool:
@@ -182,9 +206,12 @@ class Delivery:
     def _write_down(self) -> None:
         confirmed, self._confirmed = self._confirmed, []
         unsent, self._unsent = self._unsent, []
-        self._writing.do(self._write, confirmed, unsent)
+        unpublished, self._unpublished = self._unpublished, {}
+        self._waiting = 0
+        self._writing.do(self._write, confirmed, unsent, unpublished)
 
-    def _write(self, confirmed: list[str], unsent: list[str]) -> None:
+    def _write(self, confirmed: list[str], unsent: list[str], unpublished: dict[str, list[str]]) -> None:
         """In the thread of `Behind`."""
         persistently(self._ctx, self._ledger.mark_published, confirmed, self._ctx.now())
         persistently(self._ctx, self._ledger.release, unsent)
+        persistently(self._ctx, self._ledger.fail, unpublished, self._ctx.now())

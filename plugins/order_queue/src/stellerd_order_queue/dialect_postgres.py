@@ -12,9 +12,16 @@ from stellerd_order_queue.envelope import NIL
 
 _PIECES = {
     # OFFSET 0: a look at the primary key for each; a scan of everything for each page or claim is what planners like
-    "the_order": """(SELECT true AS found FROM "Orders" o WHERE o."Id" = k.order_id AND {pending} OFFSET 0) AS o""",
+    "the_order": """(SELECT true AS found FROM "Orders" o WHERE o."Id" = k.order_id
+        AND {pending} AND o."RequestId" = k.request_id OFFSET 0) AS o""",
     "pending": """o."OrderId" = 0 AND lower(o."Status") <> ALL (CAST(:excluded AS text[]))""",
-    "due": """(p.order_id IS NULL OR ((:forced OR p.next_due <= :now OR p.next_due > :too_late) AND {free}))""",
+    # No pending order, no closed one: what it is cannot be told
+    "incomplete": """(o."OrderId" IS NULL OR (o."OrderId" = 0 AND (o."Status" IS NULL
+        OR (o."CreateDate" IS NULL AND {pending}))))""",
+    "lacking": """o."OrderId" IS NULL, o."Status" IS NULL, o."CreateDate" IS NULL""",
+    "due": """(p.order_id IS NULL
+        OR ((:forced OR p.next_due <= :now OR p.next_due > :too_late OR {renamed}) AND {free}))""",
+    "renamed": f"""p.request_id <> coalesce(o."RequestId", '{NIL}')""",
     "free": "(p.claim_until IS NULL OR p.claim_until <= :now OR p.claim_until > :too_long OR p.claim_owner = :owner)",
     "named": """(CAST(:order AS uuid) IS NULL OR CAST(:order AS uuid) IN (o."Id", o."RequestId"))""",
     "within": """o."CreateDate" >= CAST(:since AS timestamptz)
@@ -47,17 +54,26 @@ _READS = {
         SELECT CAST(o."Id" AS text) FROM "Orders" o JOIN {ledger} p ON p.order_id = o."Id"
         WHERE {pending} AND p.refused IS NULL AND p.attempts >= :max_attempts ORDER BY o."CreateDate" LIMIT :size""",
     "named": """
-        SELECT CAST(o."Id" AS text), o."OrderId", o."Status", {pending}, NOT {free}
-        FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {named} ORDER BY {pending} DESC LIMIT 1""",
+        SELECT CAST(o."Id" AS text), o."OrderId", o."Status", coalesce({pending}, false), NOT {free}, {lacking}
+        FROM "Orders" o LEFT JOIN {ledger} p ON p.order_id = o."Id" WHERE {named}
+        ORDER BY coalesce({pending}, false) DESC LIMIT 1""",
+    "incomplete": """
+        SELECT CAST(o."Id" AS text), {lacking} FROM "Orders" o WHERE {incomplete} ORDER BY o."Id" LIMIT :size""",
     "clock": "SELECT clock_timestamp()",
-    "still": """SELECT CAST(o."Id" AS text) FROM "Orders" o WHERE o."Id" = {ids} AND {pending}""",
+    "still": """
+        SELECT CAST(k.order_id AS text)
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:requests AS uuid[])) AS k (order_id, request_id)
+        CROSS JOIN LATERAL {the_order}""",
 }
 _WRITES = {
-    "taken": "SELECT CAST(p.order_id AS text) FROM {ledger} p WHERE p.order_id = {ids} AND NOT {due}",
+    "taken": """
+        SELECT CAST(p.order_id AS text) FROM {ledger} p
+        LEFT JOIN LATERAL (SELECT o."RequestId" FROM "Orders" o WHERE o."Id" = p.order_id OFFSET 0) AS o ON true
+        WHERE p.order_id = {ids} AND NOT {due}""",
     "renew": """
         UPDATE {ledger} AS mine SET claim_owner = :owner, claim_until = :until
         FROM (SELECT p.order_id FROM {ledger} p JOIN "Orders" o ON o."Id" = p.order_id AND {pending}
-              WHERE p.order_id = {ids} AND p.refused IS NULL AND {due}
+              WHERE p.order_id = {ids} AND p.refused IS NULL AND {due} AND NOT {renamed}
               ORDER BY p.order_id FOR UPDATE OF p SKIP LOCKED) AS free
         WHERE mine.order_id = free.order_id RETURNING CAST(mine.order_id AS text)""",
     "fresh": """
@@ -68,7 +84,8 @@ _WRITES = {
         CROSS JOIN LATERAL {the_order}
         ORDER BY k.n ON CONFLICT DO NOTHING RETURNING CAST(order_id AS text)""",
     "fate": """
-        SELECT CAST(k.order_id AS text), {pending}, o."OrderId", o."Status", CAST(twin.order_id AS text)
+        SELECT CAST(k.order_id AS text), {pending}, o."OrderId", o."Status", CAST(twin.order_id AS text),
+               o."RequestId" IS DISTINCT FROM k.request_id
         FROM unnest(CAST(:ids AS uuid[]), CAST(:requests AS uuid[])) AS k (order_id, request_id)
         LEFT JOIN LATERAL (SELECT * FROM "Orders" o WHERE o."Id" = k.order_id OFFSET 0) AS o ON true
         LEFT JOIN {ledger} twin
@@ -86,6 +103,9 @@ _WRITES = {
     "release": """
         UPDATE {ledger} SET claim_owner = NULL, claim_until = NULL
         WHERE order_id = {ids} AND claim_owner = :owner""",
+    "fail": """
+        UPDATE {ledger} SET claim_owner = NULL, claim_until = NULL, last_failed = :now, failure = :reason
+        WHERE order_id = {ids} AND claim_owner = :owner""",
     "forget": "DELETE FROM {ledger} AS p WHERE p.order_id = {ids} AND {free}",
     "prune": """
         DELETE FROM {ledger} AS p WHERE p.next_due < :old
@@ -99,9 +119,15 @@ CREATE_LEDGER = (
     """CREATE TABLE IF NOT EXISTS stellerd.stellerd_published_orders (
   order_id uuid PRIMARY KEY, request_id uuid NOT NULL, message_id uuid, attempts integer NOT NULL DEFAULT 0,
   first_published timestamptz, last_published timestamptz, next_due timestamptz NOT NULL,
-  claim_owner uuid, claim_until timestamptz, refused text) WITH (fillfactor = 60)""",
+  claim_owner uuid, claim_until timestamptz, refused text, last_failed timestamptz, failure text)
+  WITH (fillfactor = 60)""",
     """CREATE UNIQUE INDEX IF NOT EXISTS stellerd_published_orders_request
   ON stellerd.stellerd_published_orders (request_id) WHERE refused IS NULL""",
+)
+UPGRADE_LEDGER = (
+    "SET LOCAL lock_timeout = '5s'",
+    """ALTER TABLE stellerd.stellerd_published_orders
+  ADD COLUMN IF NOT EXISTS last_failed timestamptz, ADD COLUMN IF NOT EXISTS failure text""",
 )
 PENDING_INDEX = (
     """CREATE INDEX IF NOT EXISTS "IX_Orders_stellerd_pending" ON "Orders" ("CreateDate") WHERE "OrderId" = 0"""
@@ -124,7 +150,7 @@ def _moment(at: datetime) -> datetime:
     return at
 
 
-def _usable(request: str) -> str | None:
+def _usable(request: str | None) -> str | None:
     return request if request != _NIL else None  # the column's type keeps anything else out
 
 
@@ -142,20 +168,27 @@ def _bound(at: datetime) -> str:
 
 
 def _rows(rows: Sequence[Row]) -> dict[str, Any]:
-    ids, requests, messages = (_uuids(column) for column in zip(*rows, strict=True))
+    ids, requests, messages, _ = (_uuids(column) for column in zip(*rows, strict=True))
     return {"ids": ids, "requests": requests, "messages": messages}
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    ids, requests = (_uuids(column) for column in zip(*pairs, strict=True))
+    return {"ids": ids, "requests": requests}
 
 
 DIALECT = Dialect(
     say=statements(_READS | _WRITES, _PIECES | {"ledger": _LEDGER}),
     say_without_ledger=statements(_READS, _PIECES | {"ledger": _NO_LEDGER}),
     create_ledger=CREATE_LEDGER,
+    upgrade_ledger=UPGRADE_LEDGER,
     create_orders=CREATE_ORDERS,
     moment=_moment,
     usable=_usable,
     many=_uuids,
     texts=list,
     rows=_rows,
+    pairs=_pairs,
     as_id=_id,
     bound=_bound,
     first_key=_NIL,

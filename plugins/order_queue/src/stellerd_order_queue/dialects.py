@@ -15,8 +15,8 @@ from uuid import UUID
 
 from sqlalchemy import Engine, TextClause, text
 
-Row = tuple[str, str, str]
-"""order id, request id, message id"""
+Row = tuple[str, str, str, str]
+"""order id, request id, message id, and the request id as "Orders" has it"""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,17 @@ class Dialect:
     say_without_ledger: Mapping[str, TextClause]
     """`survey` and `page` for a database where no ledger exists yet."""
     create_ledger: Sequence[str]
+    upgrade_ledger: Sequence[str]
+    """What a ledger of an earlier version lacks, for its owner to add."""
     create_orders: Sequence[str]
     moment: Callable[[datetime], Any]
     many: Callable[[Iterable[str]], Any]
     texts: Callable[[Iterable[str]], Any]
     rows: Callable[[Sequence[Row]], dict[str, Any]]
-    usable: Callable[[str], str | None]
-    """A request id in its canonical form; None when it is nil or none at all."""
+    pairs: Callable[[Sequence[tuple[str, str]]], dict[str, Any]]
+    """Order ids with request ids, for `still`."""
+    usable: Callable[[str | None], str | None]
+    """A request id in its canonical form; None when it is null, nil or none at all."""
     as_id: Callable[[UUID], Any]
     bound: Callable[[datetime], str]
     """A moment as CreateDate is compared with it."""

@@ -53,6 +53,10 @@ def _alone(folder: Path) -> Iterator[int]:
         os.close(fd)
 
 
+class _TooLong(ValueError):
+    """More than one frame."""
+
+
 class Flush:
     """One delivery of what a folder holds at its start."""
 
@@ -85,7 +89,7 @@ class Flush:
             try:
                 yield _read(file)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                self._bad.append(f"{file.name}: not a message of ours ({type(error).__name__}: {error})")
+                self._bad.append(f"{file.name}: not a message of ours ({_why(error)})")
 
     def _settle(self, outcome: Outcome, total: int) -> None:
         self._counts[outcome.state] += 1
@@ -107,11 +111,19 @@ class Flush:
         return problems
 
 
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return os.strerror(error.errno or 0)
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "no JSON"
+    return str(error) if isinstance(error, _TooLong) else "messageId or correlationId is missing or no UUID"
+
+
 def _read(file: Path) -> Message:
     """Raises: OSError, or one of what JSON of another shape raises."""
     body = file.read_bytes()
     envelope = json.loads(body)
     identity, correlation = (str(uuid.UUID(envelope[name])) for name in ("messageId", "correlationId"))
     if len(body) > LARGEST_BODY:
-        raise ValueError(f"{len(body)} bytes are too many")
+        raise _TooLong(f"{len(body)} bytes are too many")
     return Message(file.name, identity, correlation, body)

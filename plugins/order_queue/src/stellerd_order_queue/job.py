@@ -10,16 +10,19 @@ from stellerd_order_queue.ahead import persistently
 from stellerd_order_queue.check import check
 from stellerd_order_queue.delivery import Delivery, Pass, Tally
 from stellerd_order_queue.envelope import Envelopes, message_id
-from stellerd_order_queue.ledger import Ledger, Span, Survey
+from stellerd_order_queue.ledger import Ledger
 from stellerd_order_queue.problems import database_problems
 from stellerd_order_queue.publisher import open_publisher
+from stellerd_order_queue.records import Span, Survey
 from stellerd_order_queue.settings import OrderQueueSettings
 from stellerd_order_queue.verdict import verdict
 
+INCOMPLETE = 1_000
+"""Orders with nulls that are put aside; `stellerd db check` counts them all."""
 PREVIEW = 1_000
 """Orders that a dry run names; of more it tells how many."""
 _ALWAYS_SHOWN = {"published": 0, "republished": 0, "returned": 0, "refused": 0, "failed": 0}
-_PRUNE_EVERY = timedelta(hours=1)
+_TIDY_EVERY = timedelta(hours=1)
 _SHARE_OF_OLDER = 10
 """One part in this many of `limit` is for older orders: a flood of new ones must not starve them."""
 
@@ -57,7 +60,7 @@ class OrderQueue(Job):
                 return skipped
             survey = persistently(ctx, _survey, ctx, ledger)
             tally = _deliver(ctx, ledger, survey)
-            persistently(ctx, _prune, ctx, ledger)
+            persistently(ctx, _tidy, ctx, ledger, tally)
             return verdict(ctx, ledger, survey, tally)
         except errors.StellerdError:
             self._prepared = False  # a table may be gone: look again
@@ -134,6 +137,8 @@ def _look_at(ctx: Context, ledger: Ledger) -> Skipped | None:
     found = ledger.named(ctx.now())
     if found is None:
         raise errors.JobFailed(f'order {ctx.settings.order}: no order has this "Id" or "RequestId"')
+    if found.lacking:
+        return Skipped(f"order {found.key} is not to be judged: its {' and '.join(found.lacking)} is null")
     if found.vendor_id:
         return Skipped(f"order {found.key} is placed: the vendor's order id is {found.vendor_id}")
     if not found.pending:
@@ -187,12 +192,28 @@ def _deliver(ctx: Context, ledger: Ledger, survey: Survey) -> Tally:
     return delivery.tally
 
 
-def _prune(ctx: Context, ledger: Ledger) -> None:
+def _tidy(ctx: Context, ledger: Ledger, tally: Tally) -> None:
+    """Once an hour: what would read all orders for a few."""
     now = ctx.now()
     last = ctx.cursor.get("pruned_at", None)
-    if last is not None and now - datetime.fromisoformat(last) < _PRUNE_EVERY:
+    if last is not None and timedelta() <= now - datetime.fromisoformat(last) < _TIDY_EVERY:
         return
+    _tell_incomplete(ctx, ledger, tally)
     removed = ledger.prune(now - timedelta(seconds=ctx.settings.keep))
     ctx.cursor.set("pruned_at", now.isoformat())
     if removed:
         ctx.log.info("ledger pruned", orders=removed)
+
+
+def _tell_incomplete(ctx: Context, ledger: Ledger, tally: Tally) -> None:
+    """Put orders aside that nobody can judge: each once, and again when it was whole in between."""
+    told = set(ctx.cursor.get("incomplete", ()))
+    found = ledger.incomplete(ctx.now(), INCOMPLETE)
+    for order in found:
+        if order.key not in told:
+            reason = f"{' and '.join(order.lacking)} is null: whether it is pending cannot be told"
+            tally.add("refused", f"order {order.key}: {reason}")
+            ctx.count(refused=1)
+            ctx.quarantine("order", order.key, reason, dict.fromkeys(order.lacking))
+    if told or found:
+        ctx.cursor.set("incomplete", [order.key for order in found])

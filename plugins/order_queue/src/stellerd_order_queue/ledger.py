@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
+from stellerd import errors
 from stellerd_order_queue.database import create, transaction
 from stellerd_order_queue.dialects import Dialect, Row, dialect_of
 from stellerd_order_queue.envelope import NIL, message_id
+from stellerd_order_queue.records import Candidate, Claimed, Found, Incomplete, Refusal, Rules, Span, Survey, Wanted
 
 PAGE = 10_000
 """Orders looked at in one query: large, so that a database without the advised index scans few times."""
@@ -24,91 +26,6 @@ _SAME_TIME_S = 1.0
 """Clocks this close are the same: nothing here is that exact."""
 _LONGEST_CLAIM_S = 3600.0
 """Of any host, whatever its settings: a claim that seems to last longer was made by a clock that has been put back."""
-
-
-class Candidate(NamedTuple):  # made by the ten thousand: a frozen dataclass takes three times as long
-    """A due order as the page query saw it; `request` and `known_request` are text as stored."""
-
-    key: str
-    request: str
-    created: str
-    known_request: str | None
-    attempts: int
-    was_refused: bool
-    request_id: str | None
-    """`request` in the canonical form, None when no message could carry it."""
-
-    @property
-    def obsolete(self) -> bool:
-        """What the ledger holds is about a refusal, or about a request id that the order no longer has."""
-        return self.known_request is not None and (self.was_refused or self.known_request != self.request_id)
-
-
-class Claimed(NamedTuple):
-    """An order that is ours until the claim ends."""
-
-    key: str
-    request_id: str
-    message_id: str
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An order that cannot be published, and why; `changed` when there is no need to any more."""
-
-    candidate: Candidate
-    reason: str
-    changed: bool = False
-
-
-@dataclass(frozen=True)
-class Survey:
-    """How many orders wait; due ones are neither published a short while ago nor claimed by somebody."""
-
-    recent_due: int
-    older_due: int
-    stuck: int
-    refused: int
-    pending: int
-
-
-@dataclass(frozen=True)
-class Span:
-    """Orders by CreateDate: `since` <= it < `before`; None is unbounded."""
-
-    since: datetime | None = None
-    before: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a person asked for: one order by its "Id" or "RequestId"; `forced`: also what is not due again yet."""
-
-    order: str | None = None
-    forced: bool = False
-
-
-@dataclass(frozen=True)
-class Found:
-    """The order that a person named."""
-
-    key: str
-    vendor_id: int
-    status: str
-    pending: bool
-    claimed: bool
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the ledger goes by; durations in seconds."""
-
-    excluded: tuple[str, ...]
-    max_attempts: int
-    republish_after: float
-    republish_cap: float
-    claim: float
 
 
 class Ledger:
@@ -138,9 +55,20 @@ class Ledger:
             return sa.inspect(connection).has_table(TABLE, schema=self._dialect.schema)
 
     def create(self) -> None:
-        """Make the ledger's table unless it is there; needs no right to create when it is."""
+        """Make the ledger's table unless it is there; needs no right to create when it is.
+
+        One of an earlier version is brought up to date by its owner; to others it is good enough.
+        """
         if not self.exists():
             create(self._engine, self._name, self._dialect.create_ledger)
+        elif not self._names_failures():
+            with contextlib.suppress(errors.StellerdError):
+                create(self._engine, self._name, self._dialect.upgrade_ledger)
+
+    def _names_failures(self) -> bool:
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            columns = sa.inspect(connection).get_columns(TABLE, schema=self._dialect.schema)
+        return any(column["name"] == "failure" for column in columns)
 
     def follow_clock(self, here: Callable[[], datetime] = partial(datetime.now, UTC)) -> None:
         """Go by the database's clock from now on: hosts whose own differ agree on what is due and what is claimed."""
@@ -177,11 +105,19 @@ class Ledger:
         """The order that was asked for, None when there is no such one."""
         with transaction(self._engine, self._name, reads_only=True) as connection:
             row = connection.execute(self._say["named"], self._common(now)).first()
-        return Found(row[0], row[1], row[2], bool(row[3]), bool(row[4])) if row else None
+        if row is None:
+            return None
+        return Found(row[0], row[1], row[2], bool(row[3]), bool(row[4]), _lacking(row[5:]))
 
-    def still_pending(self, keys: Sequence[str], now: datetime) -> set[str]:
-        """Those of the orders that have no vendor order id and no excluded status by now."""
-        values = self._common(now) | {"ids": self._dialect.many(keys)}
+    def incomplete(self, now: datetime, size: int) -> list[Incomplete]:
+        """Orders that lack what decides whether they are pending, `size` at most."""
+        with transaction(self._engine, self._name, reads_only=True) as connection:
+            rows = connection.execute(self._say["incomplete"], self._common(now) | {"size": size})
+            return [Incomplete(row[0], _lacking(row[1:])) for row in rows]
+
+    def still_pending(self, claimed: Sequence[Claimed], now: datetime) -> set[str]:
+        """Those that have no vendor order id, no excluded status and the same request id by now."""
+        values = self._common(now) | self._dialect.pairs([(each.key, each.written) for each in claimed])
         with transaction(self._engine, self._name, reads_only=True) as connection:
             return set(connection.scalars(self._say["still"], values))
 
@@ -225,7 +161,7 @@ class Ledger:
         claim whose answer was lost can be made again.
         """
         wanted = {each.key: each for each in candidates}
-        rows = [(each.key, r, message_id(r)) for each in candidates if (r := each.request_id)]
+        rows = [(each.key, r, message_id(r), each.request or r) for each in candidates if (r := each.request_id)]
         bad = [Refusal(each, _unusable(each)) for each in candidates if each.request_id is None]
         with transaction(self._engine, self._name) as connection:
             if self._others:
@@ -234,7 +170,7 @@ class Ledger:
             left = [row for row in rows if row[0] not in mine]
             lost = self._fates(connection, left, wanted, now) if left else []
             self._others = self._others or len(lost) < len(left)
-        claimed = [Claimed(key, r, m, wanted[key].attempts) for key, r, m in rows if key in mine]
+        claimed = [Claimed(key, r, m, wanted[key].attempts, written) for key, r, m, written in rows if key in mine]
         return claimed, bad + lost
 
     def _without_taken(self, connection: sa.Connection, rows: list[Row], now: datetime) -> list[Row]:
@@ -268,9 +204,11 @@ class Ledger:
     ) -> list[Refusal]:
         refusals = []
         values = self._common(now) | self._dialect.rows(rows)
-        for key, pending, vendor_id, status, twin in connection.execute(self._say["fate"], values):
+        for key, pending, vendor_id, status, twin, renamed in connection.execute(self._say["fate"], values):
             if not pending:
                 refusals.append(Refusal(wanted[key], _what_changed(vendor_id, status), True))
+            elif renamed:
+                refusals.append(Refusal(wanted[key], "its RequestId is another one since it was read", True))
             elif twin is not None:
                 reason = (
                     f"RequestId {wanted[key].request} is also that of order {twin}: the consumer would see one only"
@@ -282,7 +220,12 @@ class Ledger:
         """Remember orders that cannot be published, so that they are looked at again after the longest pause only."""
         again = self._moment(now, self._rules.republish_cap)
         rows = [
-            {"id": each.candidate.key, "request": each.candidate.request, "reason": each.reason, "next_due": again}
+            {
+                "id": each.candidate.key,
+                "request": each.candidate.request or str(NIL),
+                "reason": each.reason,
+                "next_due": again,
+            }
             for each in refusals
         ]
         if rows:
@@ -300,6 +243,15 @@ class Ledger:
     def release(self, keys: Sequence[str]) -> None:
         """Give claims of ours back: the orders are due again, under the same message ids."""
         self._change("release", keys, {"owner": self._dialect.as_id(self._owner)})
+
+    def fail(self, reasons: Mapping[str, Sequence[str]], now: datetime) -> None:
+        """Give claims of ours back, each under the reason why its message is not published."""
+        if reasons and not self._names_failures():
+            self.release([key for keys in reasons.values() for key in keys])
+            return
+        values = {"owner": self._dialect.as_id(self._owner), "now": self._moment(now)}
+        for reason, keys in reasons.items():
+            self._change("fail", keys, values | {"reason": reason})
 
     def _change(self, statement: str, keys: Sequence[str], values: dict[str, Any]) -> None:
         if keys:
@@ -325,6 +277,10 @@ class Ledger:
         }  # fmt: skip
 
 
+def _lacking(nulls: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(name for name, null in zip(("OrderId", "Status", "CreateDate"), nulls, strict=True) if null)
+
+
 def _what_changed(vendor_id: int | None, status: str | None) -> str:
     if vendor_id is None:
         return "the order is gone since it was read"
@@ -334,6 +290,8 @@ def _what_changed(vendor_id: int | None, status: str | None) -> str:
 
 
 def _unusable(candidate: Candidate) -> str:
+    if candidate.request is None:
+        return "RequestId is null: the platform never gave the order one"
     if str(candidate.request).strip("{}") == str(NIL):
         return "RequestId is the nil UUID: the platform never gave the order one"
     return f'RequestId "{candidate.request}" is not a UUID'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,7 +39,11 @@ _LEDGER = {
     "claim_owner": ("uuid",),
     "claim_until": ("timestamp with time zone",),
     "refused": ("text",),
+    "last_failed": ("timestamp with time zone",),
+    "failure": ("text",),
 }
+_JUDGED_BY = ("OrderId", "RequestId", "Status", "CreateDate")
+_NAMED = 5
 
 
 def database_problems(ctx: Context) -> Iterator[Problem]:
@@ -61,6 +65,8 @@ def database_problems(ctx: Context) -> Iterator[Problem]:
                 yield 'there is no table "Orders"', hint
         else:
             yield from _wrong_columns('"Orders"', orders, _ORDERS, is_postgres)
+            if not is_postgres or not lacking_rights(connection, '"Orders"', ("SELECT",)):
+                yield from _of_nulls(connection, [name for name in _JUDGED_BY if name in orders])
             if is_postgres:
                 yield from _of_orders(connection, who)
         if ledger_columns is not None:
@@ -104,6 +110,22 @@ def _of_orders(connection: sa.Connection, who: str) -> Iterator[Problem]:
         yield f'{who} may not read "Orders"', f'GRANT SELECT ON "Orders" TO {who}'
     if not has_index(connection):
         yield "each run reads all orders: the index of the pending ones is missing", ADVISED_INDEX
+
+
+def _of_nulls(connection: sa.Connection, columns: Iterable[str]) -> Iterator[Problem]:
+    """Orders that are not published because a column that decides about it is null, where the platform allows that."""
+    for name in columns:
+        where = f'"{name}" IS NULL' + ("" if name == "OrderId" else ' AND coalesce("OrderId", 0) = 0')
+        number = connection.scalar(sa.text(f'SELECT count(*) FROM "Orders" WHERE {where}'))  # noqa: S608 - ours
+        if not number:
+            continue
+        ask = sa.text(f'SELECT CAST("Id" AS text) FROM "Orders" WHERE {where} ORDER BY "Id" LIMIT {_NAMED}')  # noqa: S608 - ours
+        named = ", ".join(connection.scalars(ask))
+        more = ", …" if number > _NAMED else ""
+        yield (  # for people to read, never executed here
+            f'{number} orders have no "{name}" and are not published: {named}{more}',
+            f'-- give each the right value: SELECT * FROM "Orders" WHERE {where}',  # noqa: S608 - ours
+        )
 
 
 def _of_ledger(connection: sa.Connection, ledger: Ledger, exists: bool, who: str) -> Iterator[Problem]:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from stellerd import Duration, Settings
-from stellerd_order_queue.ledger import Rules, Wanted
 from stellerd_order_queue.publisher import Wishes
+from stellerd_order_queue.records import Rules, Wanted
 
 
 def _positive(seconds: float) -> float:
@@ -19,6 +19,9 @@ def _positive(seconds: float) -> float:
     return seconds
 
 
+_DAY_S = 86_400.0
+_LONGEST_HEARTBEAT_S = 65_535.0
+"""AMQP has 16 bits for it."""
 _CLAIM_OVER_CONFIRM = 4
 """Messages go out in a claim's first half; in the other one each may be sent twice, and waits for its answer."""
 Positive = Annotated[Duration, AfterValidator(_positive)]
@@ -104,10 +107,12 @@ class OrderQueueSettings(Settings):
         description="Messages sent and not yet written down, and so what a kill -9 can make come twice: a third is on "
         "its way, a third confirmed, a third being written.",
     )  # fmt: skip
-    confirm_timeout: Positive = Field(30.0, description="Longest wait for the broker to confirm a message.")
-    connect_timeout: Positive = Field(10.0, description="Longest wait for a connection to a broker.")
+    confirm_timeout: Positive = Field(30.0, le=_DAY_S, description="Longest wait for the broker to confirm a message.")
+    connect_timeout: Positive = Field(10.0, le=_DAY_S, description="Longest wait for a connection to a broker.")
     heartbeat: Positive = Field(
-        30.0, description="Asked of the broker, so that both sides notice a dead connection; a URL's own wins."
+        30.0,
+        le=_LONGEST_HEARTBEAT_S,
+        description="Asked of the broker, so that both sides notice a dead connection; a URL's own wins.",
     )
     claim: Positive = Field(
         300.0,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from stellerd import Context, Done, errors
 from stellerd_order_queue.delivery import FAILURES, Tally
-from stellerd_order_queue.ledger import Ledger, Survey
+from stellerd_order_queue.ledger import Ledger
+from stellerd_order_queue.records import Survey
 from stellerd_order_queue.settings import OrderQueueSettings
 
 _NAMED = 5
