@@ -359,7 +359,8 @@ class Fuzz:
         """Descendants of the daemon that are neither a job's process, nor of its group, nor the guardian."""
         with contextlib.suppress(psutil.NoSuchProcess, OSError):
             below = psutil.Process(self.daemon.pid).children(recursive=True)
-            known = set(self.pids().values())
+            status = self.daemon.status()
+            known = {entry["pid"] for entry in [*status["jobs"], *status["run_once"]] if entry["pid"]}
             self.seen |= known
             strange = [
                 child.pid for child in below
