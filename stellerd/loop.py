@@ -124,9 +124,17 @@ class Loop:
                 watched.owner(error)
             else:
                 watched.failures = self._count(watched.failures, error)
-                wanted = watched.events
-                self.modify(fd, 0)
-                self.after(_AGAIN_S, lambda: self.modify(fd, wanted))
+                self._rest(fd, watched)
+
+    def _rest(self, fd: int, watched: _Watched) -> None:
+        wanted = watched.events
+
+        def again() -> None:
+            if self._watched.get(fd) is watched:  # else the number is somebody else's by now
+                self.modify(fd, wanted)
+
+        self.modify(fd, 0)
+        self.after(_AGAIN_S, again)
 
     def _fire(self, timer: Timer) -> None:
         callback, timer.callback = timer.callback, None

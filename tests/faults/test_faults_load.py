@@ -218,3 +218,16 @@ def test_a_grandchild_that_keeps_the_pipes_open_holds_nothing_up(tmp_path: Path)
         until(lambda: (tmp_path / "once").exists())
         took = seconds(lambda: daemon.until_job("it", lambda entry: entry["restarts"] == 1 and entry["last_run"]))
         assert took < 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_20_000_runs_of_one_job_leave_the_daemons_memory_flat(tmp_path: Path) -> None:
+    toml = "[jobs.it]\nevery = '2ms'\ntimeout = '30d'\nheartbeat_timeout = '1h'\n"
+    with FaultDaemon(tmp_path, {"it": QUIET}, toml) as daemon:
+        sizes = []
+        for runs in (2000, 20_000):
+            daemon.until_job("it", lambda it, runs=runs: it["last_run"] and it["last_run"]["id"] >= runs, 3000)  # type: ignore[misc]
+            sizes.append(resident(daemon.pid))
+        print(f"{sizes[0]:,} bytes after 2,000 runs, {sizes[1]:,} after 20,000")
+        assert sizes[1] - sizes[0] < 512 * 1024

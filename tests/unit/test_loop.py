@@ -231,6 +231,25 @@ def test_a_descriptor_of_the_daemons_own_is_armed_again(loop: Loop, clock: FakeC
     assert (read, turns > 10) == ([b"x"], True)  # not without a pause
 
 
+def test_the_next_owner_of_a_number_is_not_armed_for_the_one_before(loop: Loop, clock: FakeClock) -> None:
+    first, second = os.pipe(), os.pipe()
+    told: list[int] = []
+    loop.add(first[0], lambda events: 1 // 0)  # type: ignore[arg-type, return-value]
+    os.write(first[1], b"x")
+    loop.turn()
+    loop.remove(first[0])
+    os.dup2(second[0], first[0])
+    loop.add(first[0], told.append, 0)
+    os.write(second[1], b"x")
+    clock.time += 1
+    for _ in range(2):
+        loop.after(0, lambda: None)
+        loop.turn()
+    assert told == []
+    for fd in (*first, *second):
+        os.close(fd)
+
+
 def test_a_timer_of_the_daemons_own_is_armed_again(loop: Loop, clock: FakeClock) -> None:
     failures, fired = [OSError("once"), ValueError("twice")], list[int]()
 
