@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import json
 import os
+import pwd
 import socket
 import stat
 import struct
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stellerd import log
 from stellerd.errors import StellerdError, Unreachable
 from stellerd.loop import IN, OUT, Loop, Timer
 
@@ -23,75 +26,96 @@ MAX_UNREAD = 8 * 1024 * 1024
 IDLE_S = 30.0
 _DEAF_S = 0.5
 _REQUESTS_PER_TURN = 64  # whoever asks more at once waits for the rest of the loop's work
+_UNMAPPED = 65534  # what user_namespaces(7) shows of users and groups outside
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]]]
 
 
 class Control:
-    """Listens at `path`. A command that changes something is for root and for the daemon's own user alone."""
+    """Listens at `path`, where a command that changes something is for root and for the daemon's own user alone."""
 
     def __init__(self, loop: Loop, path: Path, commands: Mapping[str, Command]) -> None:
         self.loop, self.path, self.commands = loop, path, commands
         self.clients: set[Client] = set()
-        self._socket = _listen(path)
-        self._deaf: Timer | None = None
-        loop.add(self._socket.fileno(), lambda events: self._accept())
+        self.admin_group = ""
+        self._sockets: dict[Path, socket.socket] = {}
+        self._deaf: dict[socket.socket, Timer] = {}
+        self._add(path, _listen(path), "")
 
-    def _accept(self) -> None:
+    def admit(self, group: str, path: Path) -> None:
+        """Listen at `path` too: whoever connects there is a member of `group` and may use every command.
+
+        A second socket, since the unit's PrivateUsers= hides from us who a peer is; the kernel lets in the group alone.
+        Raises: StellerdError saying what is wrong with the folder.
+        """
+        self._add(path, _listen_for(group, path), group)
+        self.admin_group = group
+
+    def _add(self, path: Path, listener: socket.socket, group: str) -> None:
+        self._sockets[path] = listener
+        self.loop.add(listener.fileno(), lambda events: self._accept(listener, group))
+
+    def _accept(self, listener: socket.socket, group: str) -> None:
         """All that wait, within reason: a burst would fill the queue and be refused."""
         for _ in range(MAX_CLIENTS):
             try:
-                connection, _ = self._socket.accept()
+                connection, _ = listener.accept()
             except (BlockingIOError, ConnectionError):
                 return
             except OSError:  # no descriptor left: make room, and look again later instead of without end
                 self._drop_oldest()
-                self.loop.modify(self._socket.fileno(), 0)
-                self._deaf = self.loop.after(_DEAF_S, self._listen_again)
+                self.loop.modify(listener.fileno(), 0)
+                self._deaf[listener] = self.loop.after(_DEAF_S, lambda: self.loop.modify(listener.fileno(), IN))
                 return
             if len(self.clients) >= MAX_CLIENTS:
                 self._drop_oldest()
-            self.clients.add(Client(self, connection))
-
-    def _listen_again(self) -> None:
-        self.loop.modify(self._socket.fileno(), IN)
+            self.clients.add(Client(self, connection, group))
 
     def _drop_oldest(self) -> None:
         if self.clients:
             min(self.clients, key=lambda client: client.last_used).close()
 
-    def answer(self, line: bytes, uid: int) -> dict[str, Any]:
+    def answer(self, line: bytes, uid: int, client: Client | None = None) -> dict[str, Any]:
         """The reply to one request line of a client with this user id."""
+        group = client.group if client else ""
         try:
             request = json.loads(line)
             name = request["command"]
             changes, call = self.commands[name]
         except (ValueError, TypeError, KeyError, RecursionError):
             return {"ok": False, "error": f"not a request; commands are: {', '.join(self.commands)}", "code": 2}
-        if changes and uid not in (0, os.getuid()):
-            return {"ok": False, "error": f"{name} is for root and the daemon's own user", "code": 1}
+        if changes and not group and uid not in (0, os.getuid()):
+            return {"ok": False, "error": f"{name} is for {self.who_may()}", "code": 1}
+        if changes:
+            log.get().info("asked", command=name, job=request.get("job"), by=_who(uid, group))
         try:
             return {"ok": True, **call(request)}
         except StellerdError as error:
             return {"ok": False, "error": str(error), "code": error.exit_code}
 
+    def who_may(self) -> str:
+        """Who may use a command that changes something, as a part of a sentence."""
+        own = f"the user {_user_name(os.getuid())}"
+        return f"root, {own} and the members of {self.admin_group}" if self.admin_group else f"root and {own}"
+
     def close(self) -> None:
-        """Hang up and remove the socket."""
+        """Hang up and remove the sockets."""
         for client in list(self.clients):
             client.close()
-        if self._deaf:
-            self._deaf.cancel()
-        self.loop.remove(self._socket.fileno())
-        self._socket.close()
-        self.path.unlink(missing_ok=True)
+        for timer in self._deaf.values():
+            timer.cancel()
+        for path, listener in self._sockets.items():
+            self.loop.remove(listener.fileno())
+            listener.close()
+            path.unlink(missing_ok=True)
 
 
 class Client:
     """One connection; dropped when it is silent for IDLE_S, asks too much or reads too little."""
 
-    def __init__(self, control: Control, connection: socket.socket) -> None:
-        self.control, self.socket, self.loop = control, connection, control.loop
+    def __init__(self, control: Control, connection: socket.socket, group: str = "") -> None:
+        self.control, self.socket, self.loop, self.group = control, connection, control.loop, group
         connection.setblocking(False)
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.uid = _CREDENTIALS.unpack(packed)[1]
@@ -138,7 +162,7 @@ class Client:
                 break
             line = bytes(self._in[:end])
             del self._in[: end + 1]
-            self._out += json.dumps(self.control.answer(line, self.uid)).encode() + b"\n"
+            self._out += json.dumps(self.control.answer(line, self.uid, self)).encode() + b"\n"
         self._more = self.loop.after(0, self._go_on) if b"\n" in self._in else None
         if (len(self._in) > MAX_REQUEST and not self._more) or len(self._out) > MAX_UNREAD:
             self.close()
@@ -200,6 +224,35 @@ def _bind(path: Path) -> socket.socket:
     finally:
         os.umask(old)
     return listener
+
+
+def _listen_for(group: str, path: Path) -> socket.socket:
+    """Bind in a folder whose files get the group of the folder (setgid): in a user namespace we could not give it.
+
+    Raises: StellerdError when the folder is not the group's, so that nobody else is ever let in.
+    """
+    cure = f"make it with: install -d -o {_user_name(os.getuid())} -g {group} -m 2750 {path.parent}"
+    try:
+        wanted, folder = grp.getgrnam(group).gr_gid, path.parent.stat()
+    except KeyError:
+        raise StellerdError(f"there is no group {group}") from None
+    except OSError as error:
+        raise StellerdError(f"{path.parent}: {os.strerror(error.errno or 0)}; {cure}") from None
+    mode_is_right = folder.st_mode & stat.S_ISGID and not folder.st_mode & stat.S_IRWXO
+    if not mode_is_right or folder.st_gid not in {wanted, _UNMAPPED} - {os.getgid()}:
+        raise StellerdError(f"{path.parent} is not the folder of {group} alone; {cure}")
+    return _listen(path)
+
+
+def _who(uid: int, group: str) -> str:
+    return f"a member of {group}" if group and uid == _UNMAPPED else _user_name(uid)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 @contextlib.contextmanager

@@ -6,16 +6,22 @@ imported, so that `stellerd status` is quick.
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import re
+import stat
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stellerd.errors import ConfigError
 
 SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 DEFAULT_SOCKET = "/run/stellerd/control.sock"
-_SOCKET = re.compile(r"^\s*(?:supervisor\s*\.\s*)?socket\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
+DEFAULT_ADMIN_SOCKET = "/run/stellerd-admin/control.sock"
+_SOCKETS = {"socket": DEFAULT_SOCKET, "admin_socket": DEFAULT_ADMIN_SOCKET}
 
 
 def config_file(named: str | None) -> Path:
@@ -39,23 +45,57 @@ def read(file: Path) -> str:
     """
     try:
         return file.read_text(encoding="utf-8")
+    except PermissionError:
+        raise ConfigError(f"{file} is for {_readers(file)}: permission denied") from None
     except OSError as error:
         raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
 
 
+def _readers(file: Path) -> str:
+    """Who may read it: the owner and the group of the folder that is closed, or of the file."""
+    place = next((folder for folder in reversed(file.parents) if not os.access(folder, os.X_OK)), file)
+    found = place.stat()
+    members = f" and the members of {_name(grp.getgrgid, found.st_gid)}" if found.st_mode & stat.S_IRGRP else ""
+    return f"{_name(pwd.getpwuid, found.st_uid)}{members}"
+
+
+def _name(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
 def control_socket(named: str | None) -> Path:
-    """The control socket, also when the rest of the file is wrong.
+    """The control socket that this user is to use, also when the rest of the file is wrong.
 
     Raises: ConfigError when there is no file.
     """
     file = config_file(named)
-    text = read(file)
+    table = _supervisor_table(read(file))
+    common, admins = (
+        Path(os.path.normpath(file.parent.absolute() / table.get(key, default))) for key, default in _SOCKETS.items()
+    )
+    return admins if "admin_group" in table and _is_admin(admins, common) else common
+
+
+def _supervisor_table(text: str) -> dict[str, str]:
+    """What is written of the sockets, as far as it is usable."""
+    keys = (*_SOCKETS, "admin_group")
     try:
         table = tomllib.loads(text).get("supervisor")
-        path = table.get("socket") if isinstance(table, dict) else None
     except tomllib.TOMLDecodeError:
-        match = _SOCKET.search(text)
-        path = match[1] if match else None
-    return Path(os.path.normpath(file.parent.absolute() / (path if isinstance(path, str) else DEFAULT_SOCKET)))
+        pattern = r"^\s*(?:supervisor\s*\.\s*)?{}\s*=\s*[\"']([^\"']+)[\"']"
+        return {key: match[1] for key in keys if (match := re.search(pattern.format(key), text, re.MULTILINE))}
+    found = table if isinstance(table, dict) else {}
+    return {key: value for key in keys if isinstance(value := found.get(key), str) and value}
+
+
+def _is_admin(admins: Path, common: Path) -> bool:
+    """Whether only the admins' socket gives all rights: root and the daemon's user have them at the common one."""
+    try:
+        return os.geteuid() not in (0, common.stat().st_uid) and os.access(admins, os.W_OK)
+    except OSError:
+        return os.access(admins, os.W_OK)

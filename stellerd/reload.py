@@ -12,7 +12,7 @@ Effect = Literal["live", "next run", "restart", "start", "stop", "daemon"]
 
 RESTARTED_BY = frozenset({"plugin", "log", "concurrent", "env", "cwd", "umask", "nice", "rlimits", "user"})
 """Keys of a job that its process was forked with."""
-OF_THE_DAEMON = frozenset({"socket", "preload", "log_format", "log_file", "holds"})
+OF_THE_DAEMON = frozenset({"socket", "admin_group", "admin_socket", "preload", "log_format", "log_file", "holds"})
 """Keys of [supervisor] that only a restart of the daemon brings."""
 _OF_THE_STATE: dict[str, Effect] = {"keep": "live", "lease": "live", "host": "daemon"}
 

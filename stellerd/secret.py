@@ -79,18 +79,20 @@ class Secret:
             if self._value not in os.environ:
                 raise ValueError(f"environment variable {self._value} is not set")
             return os.environ[self._value]
-        return self._read(*self._path())
-
-    def _path(self) -> tuple[Path, bool]:
         if self.source == "file":
-            return self.base / self._value, True
+            return self._read(self.base / self._value, check_mode=True)
+        return self._read(self._credential(), check_mode=False)
+
+    def _credential(self) -> Path:
+        """Where systemd put it; what it does not find it leaves out, if the unit names no path."""
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not folder:
-            raise ValueError(
-                f'credential "{self._value}": $CREDENTIALS_DIRECTORY is not set; '
-                f"start under systemd with LoadCredential={self._value}:…"
-            )
-        return Path(folder) / self._value, False
+        if folder and (Path(folder) / self._value).exists():
+            return Path(folder) / self._value
+        name, cause = self._value, "is missing" if folder else "is missing: $CREDENTIALS_DIRECTORY is not set"
+        raise ValueError(
+            f'credential "{name}" {cause}; the unit takes it by LoadCredential={name}:stellerd.{name} '
+            f"from /etc/credstore/stellerd.{name}, when it starts"
+        )
 
     @staticmethod
     def _read(path: Path, check_mode: bool) -> str:

@@ -59,6 +59,7 @@ class Supervisor:
             self.control = Control(
                 self.loop, self.config.path(self.config.supervisor.socket), Operator(self).commands()
             )
+            self._admit_admins()
             self._start_all()
             while not (self.stopping and self.fleet.all_down()):
                 self.loop.turn()
@@ -66,6 +67,15 @@ class Supervisor:
             self._close()
         self.log.info("stopped")
         return 0
+
+    def _admit_admins(self) -> None:
+        """A folder that is not as it should be locks out some operators; no job has to stay down for it."""
+        settings = self.config.supervisor
+        if settings.admin_group:
+            try:
+                self.control.admit(settings.admin_group, self.config.path(settings.admin_socket))
+            except StellerdError as error:
+                self.log.error("no socket for the admin group", group=settings.admin_group, reason=str(error))
 
     def _start_all(self) -> None:
         self.log.info("started", pid=os.getpid(), config=str(self.config.file), jobs=list(self.fleet.jobs))

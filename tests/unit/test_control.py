@@ -272,7 +272,7 @@ def as_nobody(path: Path, command: str) -> dict[str, Any]:
             client.ask(path, command)
             code = 0
         except StellerdError as error:
-            code = 42 if "is for root and the daemon's own user" in str(error) else 43
+            code = 42 if "change is for root and the user root" in str(error) else 43
         finally:
             os._exit(code)
     return {"pid": pid}
