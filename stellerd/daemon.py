@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from stellerd import log, preload
+from stellerd import hosts, log, preload
 from stellerd.config import Config
 from stellerd.errors import ConfigError
 from stellerd.logpump import Sink
@@ -26,6 +26,12 @@ def run(config: Config) -> int:
     log.configure(config.supervisor.log_level, style, write=sink.line)
     if config.supervisor.preload:
         preload.preload(preload.wanted(config), _backend(config), _warn)
+    if not hosts.knows_boot():
+        log.get().warning(
+            "boot id unknown: a run that its process left is noticed only when its lease ends",
+            reason=f"/proc/sys/kernel/random/boot_id cannot be read and {hosts.BOOT_ID_VARIABLE} is not set",
+            hint=f"add Environment={hosts.BOOT_ID_VARIABLE}=%b to the systemd unit",
+        )
     gc.enable()
     return Supervisor(config, sink, style).run()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+import pytest
 from daemon import SERVICE, Daemon, job, until
 
 HEAD = '[supervisor]\nholds = "holds.json"\nsocket = "control.sock"\n'
@@ -61,6 +62,15 @@ class FaultDaemon(Daemon):
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(timeout)
+
+
+def with_proc(options: str) -> list[str]:
+    """A command in front that mounts /proc anew with these options, for itself alone; skips where that is refused."""
+    prefix = ["unshare", "--mount", "sh", "-c", f'mount -t proc -o {options} proc /proc && exec "$@"', "sh"]
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"a mount namespace is needed, which only root can make: {tried.stderr.strip()}")
+    return prefix
 
 
 def jobs(names: Sequence[str], settings: str = "") -> str:
