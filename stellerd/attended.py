@@ -15,6 +15,7 @@ from stellerd.config import Config
 from stellerd.durations import parse_duration
 from stellerd.errors import UsageError
 from stellerd.once import Once, Result
+from stellerd.options import complain
 
 
 def run_once(config: Config, job: str, *, dry_run: bool, wait: str | None, sets: tuple[str, ...], as_json: bool) -> int:
@@ -43,9 +44,9 @@ def _say(job: str, result: Result) -> None:
         views.outcome(result.run)
     else:
         reason = texts.clean_lines(result.reason)
-        click.echo(f"stellerd: {job}: {reason}" if result.exit_code != 78 else f"stellerd: {reason}", err=True)
+        complain(f"stellerd: {job}: {reason}" if result.exit_code != 78 else f"stellerd: {reason}")
     if result.detail:
-        click.echo(texts.clean_lines(result.detail), err=True, nl=False)
+        complain(texts.clean_lines(result.detail).removesuffix("\n"), one_entry=True)
 
 
 def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:

@@ -13,7 +13,7 @@ import click
 
 from stellerd.errors import ConfigError, StellerdError, UsageError
 from stellerd.limits import limits
-from stellerd.options import JSON
+from stellerd.options import JSON, complain
 from stellerd.options import load as _load
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except StellerdError as error:
-        click.echo(f"stellerd: {error}", err=True)
+        complain(f"stellerd: {error}")
         code = error.exit_code
     except click.ClickException as error:
         error.show()

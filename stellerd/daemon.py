@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+from types import TracebackType
 
 from stellerd import hosts, log, preload
 from stellerd.config import Config
@@ -20,10 +22,11 @@ def run(config: Config) -> int:
         raise ConfigError(problems)
     if not config.jobs:
         raise ConfigError(f"{config.file}: no [jobs.NAME] table: there is nothing to run")
-    style = log.style_of(config.supervisor.log_format)
     file = config.supervisor.log_file
     sink = Sink(file=config.path(file) if file else None)
-    log.configure(config.supervisor.log_level, style, write=sink.line)
+    style = log.style_of(config.supervisor.log_format, sink.journal)
+    log.configure(config.supervisor.log_level, style, write=sink.line, journal=sink.journal)
+    sys.excepthook = _log_crash
     if config.supervisor.preload:
         preload.preload(preload.wanted(config), _backend(config), _warn)
     if not hosts.knows_boot():
@@ -34,6 +37,11 @@ def run(config: Config) -> int:
         )
     gc.enable()
     return Supervisor(config, sink, style).run()
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In the log's own form, so that it is one entry there and has a priority."""
+    log.get().critical("the daemon failed", exc_info=(kind, error, trace))
 
 
 def _backend(config: Config) -> str:

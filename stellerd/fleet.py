@@ -21,7 +21,12 @@ from stellerd.memory import OomWitness
 from stellerd.process import Death, Process
 from stellerd.states import Action, Event, State
 from stellerd.status import iso
+from stellerd.texts import short_line
 from stellerd.watch import Watch
+
+_FAILING = {State.BACKOFF: "in backoff", State.STARTING: "tried again", State.FATAL: "FATAL"}
+_NAMED, _REASON_CHARS = 3, 120
+"""How many failing jobs `summary` names, and how much of each reason it shows."""
 
 
 class Fleet:
@@ -71,6 +76,17 @@ class Fleet:
     def all_down(self) -> bool:
         """Whether no job has a process."""
         return all(job.process is None for job in self.jobs.values())
+
+    def summary(self) -> str:
+        """One short line for the service manager: how many jobs are up, and which fail and why."""
+        states = [job.state for job in self.jobs.values()]
+        failing = [job for job in self.jobs.values() if job.is_failing()]
+        named = [
+            f"{job.name} {_FAILING[job.state]}: {short_line(job.reason, _REASON_CHARS) or 'no reason given'}"
+            for job in failing[:_NAMED]
+        ]
+        more = [f"{len(failing) - _NAMED} more fail"] if len(failing) > _NAMED else []
+        return "; ".join([f"{states.count(State.RUNNING)} of {len(states)} jobs up", *named, *more])
 
     def of_pid(self, pid: int) -> Managed | None:
         """The job whose process it is."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+from stellerd import systemd
 from stellerd.secret import redact
 from stellerd.texts import clean
 
@@ -32,12 +33,21 @@ with _absent("rich"):  # for structlog's tracebacks, which we do not show: 60 ms
 
 RECORD = "\x1e"
 """Starts each line that a job process logged itself, so that the parent can tell it from printed text (RFC 7464)."""
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""Of syslog(3), by the logger's method."""
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def style_of(log_format: str) -> str:
-    """json, text or color: what `[supervisor] log_format` means for this process's standard error."""
-    return ("color" if os.isatty(2) else "json") if log_format == "auto" else log_format
+def style_of(log_format: str, journal: bool | None = None) -> str:
+    """json, text, color or flat: what `[supervisor] log_format` means for this process's standard error.
+
+    flat: text whose tracebacks stay in the line, for the journal, which makes an entry of each line.
+    """
+    if log_format == "auto":
+        return "color" if os.isatty(2) else "json"
+    if log_format != "json" and (systemd.is_journal() if journal is None else journal):
+        return "flat"
+    return log_format
 
 
 def write_to_stderr(line: str) -> None:
@@ -51,26 +61,36 @@ class _Output:
     """Where this process's lines go, and how they are made."""
 
     write: Callable[[str], None] = staticmethod(write_to_stderr)
-    prefix = ""
+    marks = journal = False
+    """Whether lines go through the parent's pump; whether they go to the journal."""
     manner = "", ""
     """Level and style that logging was built for."""
 
-    def marked(self, line: str) -> str:
-        """Each line of it with the prefix."""
-        return self.prefix + line.replace("\n", f"\n{self.prefix}")
+    def ready(self, method: str, line: str) -> str:
+        """Each line of it with what tells its priority, where somebody wants to know."""
+        priority = _PRIORITIES.get(method, 6)
+        if self.marks:
+            prefix = f"{RECORD}<{priority}>"
+            return prefix + line.replace("\n", f"\n{prefix}")
+        if self.journal:
+            return systemd.journal_lines(line.encode("utf-8", "replace"), b"%d" % priority).decode("utf-8", "replace")
+        return line
 
 
 _output = _Output()
 
 
 def configure(
-    level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False
-) -> None:
-    """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD.
+    level: str = "info", style: str = "json", *, write: Callable[[str], None] = write_to_stderr, marked: bool = False,
+    journal: bool | None = None,
+) -> None:  # fmt: skip
+    """Set up this process's logging. `style`: see `style_of`; `marked`: start each line with RECORD and its priority;
+    `journal`: start each line with its priority, by default when standard error is the journal.
 
     A forked child that logs in its parent's manner only changes where lines go: the rest is shared memory.
     """
-    _output.write, _output.prefix = write, RECORD if marked else ""
+    _output.write, _output.marks = write, marked
+    _output.journal = journal if journal is not None else write is write_to_stderr and systemd.is_journal()
     if _output.manner != (level, style) or not structlog.is_configured():
         _output.manner = level, style
         _build(level, style)
@@ -90,9 +110,9 @@ def _build(level: str, style: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             _with_traceback,
             _in_order,
-            _redacted if style == "json" else _one_line,
+            {"json": _redacted, "flat": _flat}.get(style, _one_line),
             render,
-            lambda logger, name, line: _output.marked(_tame(redact(str(line)), style)),
+            lambda logger, method, line: _output.ready(method, _tame(redact(str(line)), style)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *args: _Writer(_output.write),
@@ -181,10 +201,17 @@ def _json_escape(char: str) -> str:
 
 def _one_line(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Text from outside must not forge lines or drive the terminal; only tracebacks have line ends."""
+    stack = event.pop("traceback", None)
+    lines = (
+        {} if stack is None else {"exception": "\n".join(f"  {clean(line)}" for line in redact(str(stack)).split("\n"))}
+    )
+    return {**_flat(logger, name, event), **lines}
+
+
+def _flat(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """As `_one_line`, tracebacks included."""
     texts = _redacted(logger, name, event)
-    stack = texts.pop("traceback", None)
-    lines = {} if stack is None else {"exception": "\n".join(f"  {clean(line)}" for line in str(stack).split("\n"))}
-    return {clean(key): clean(_for_people(key, value)) for key, value in texts.items()} | lines
+    return {clean(key): clean(_for_people(key, value)) for key, value in texts.items()}
 
 
 def _for_people(key: str, value: Any) -> Any:

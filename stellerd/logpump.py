@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring
 from pathlib import Path
 
+from stellerd import systemd
 from stellerd.errors import Unreachable
 from stellerd.log import RECORD
 from stellerd.status import iso
@@ -22,15 +23,21 @@ TAIL_LINES = 1000
 TAIL_CHARS = 1024 * 1024
 _MARK = RECORD.encode()
 _PLAIN = bytes(range(32, 127)) + b"\n"
+_LEVEL = re.compile(rb"^<([2-7])>")
+"""Of a line that the job logged itself; 0 and 1 would go to every terminal of the host."""
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Sink:
     """The daemon's standard error, or a file. What it does not take at once is dropped and counted."""
 
+    journal = False
+    """Lines of jobs need their priority in front."""
+
     def __init__(self, fd: int = 2, file: Path | None = None) -> None:
         self.dropped = 0
         self.file = file
+        self.journal = file is None and systemd.is_journal(fd)
         self._fd = fd
         self._rest = b""
         self._torn = False
@@ -58,10 +65,14 @@ class Sink:
 
     def line(self, text: str) -> None:
         """One line of the daemon's own."""
-        self.block(text.encode("utf-8", "replace"), 1)
+        self._put(text.encode("utf-8", "replace"), 1)
 
-    def block(self, text: bytes, lines: int) -> None:
-        """So many lines, without the end of the last one."""
+    def block(self, text: bytes, lines: int, levels: bytes = b"6") -> None:
+        """So many lines of a job, without the end of the last one; `levels`: a digit of syslog(3) each, or one for
+        all."""
+        self._put(systemd.journal_lines(text, levels) if self.journal else text, lines)
+
+    def _put(self, text: bytes, lines: int) -> None:
         if (self._rest and not self._flush()) or (self.dropped and not self._own_up()):
             self.dropped += lines
             return
@@ -72,7 +83,8 @@ class Sink:
         """Say how many lines are missing here; the count starts anew only when that could be said."""
         missing, self.dropped = self.dropped, 0
         end = b"\n" if self._torn else b""
-        self._rest = end + f"stellerd: {missing} log lines dropped: the output did not take them\n".encode()
+        said = f"stellerd: {missing} log lines dropped: the output did not take them\n".encode()
+        self._rest = end + (b"<4>" if self.journal else b"") + said
         done = self._flush()
         if self.dropped:
             self.dropped, done = missing, False
@@ -106,6 +118,12 @@ def _nonblocking_writer(fd: int) -> Callable[[bytes], int]:
     except OSError:
         os.close(copy)
         return lambda data: os.write(fd, data)
+
+
+def _level(line: bytes) -> bytes:
+    """The priority of a job's line: printed text has none of its own."""
+    found = _LEVEL.match(line[1:]) if line.startswith(_MARK) else None
+    return found[1] if found else b"6"
 
 
 class LogPump:
@@ -170,14 +188,18 @@ class LogPump:
         at = iso(datetime.now(UTC))
         short = len(text) <= MAX_LINE or text.find(b"\n", 0, MAX_LINE) >= 0  # the first line; others fit into a CHUNK
         plain = short and not text.translate(None, _PLAIN)
-        block = self._framed_block(text, at) if plain else b"\n".join(self._each(text.split(b"\n"), at))
+        each = [] if plain else text.split(b"\n")
+        block = self._framed_block(text, at) if plain else b"\n".join(self._each(each, at))
         lines = text.count(b"\n") + 1  # framing adds none
         self._keep(block, lines)
         self.count += lines
-        self.sink.block(block, lines)
+        self.sink.block(block, lines, b"".join(map(_level, each)) or b"6")
 
     def _each(self, lines: list[bytes], at: str) -> list[bytes]:
-        return [self._logged(line[1:]) if line.startswith(_MARK) else self._framed(line, at) for line in lines]
+        return [
+            self._logged(_LEVEL.sub(b"", line[1:], 1)) if line.startswith(_MARK) else self._framed(line, at)
+            for line in lines
+        ]
 
     def _framed_block(self, text: bytes, at: str) -> bytes:
         """As `_framed` does line by line, for text in which only quotes need care: ten times as fast."""

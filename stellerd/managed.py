@@ -80,6 +80,10 @@ class Managed:
         """Whether it was up long enough for its next crash to be forgiven."""
         return self.ready_at is not None and now - self.ready_at >= self.settings.settle
 
+    def is_failing(self) -> bool:
+        """Whether its process cannot be kept up: it waits for the next try, or that try is on."""
+        return self.state in (State.BACKOFF, State.FATAL) or (self.state is State.STARTING and self.crashes > 0)
+
     def forgive(self) -> None:
         """It has been up for `settle` seconds."""
         self.crashes = 0

@@ -50,6 +50,7 @@ class Operator:
             "uptime": round((datetime.now(UTC) - daemon.started).total_seconds(), 1),
             "config": str(daemon.config.file.absolute()),
             "stopping": daemon.stopping,
+            "reload_refused": daemon.refused,
             "log_lines_dropped": daemon.sink.dropped,
             "jobs": [job.to_json(daemon.loop.clock()) for job in daemon.fleet.jobs.values()],
         }

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of a table.")
 
 
+def complain(text: str, *, one_entry: bool = False) -> None:
+    """An error for people on standard error; in the journal with that priority, a line an entry or `one_entry`."""
+    from stellerd import systemd, texts
+
+    if systemd.is_journal():
+        whole = str(texts.clean(text)) if one_entry else text
+        text = systemd.journal_lines(whole.encode("utf-8", "replace"), bytes([systemd.ERROR])).decode()
+    click.echo(text, err=True)
+
+
 def load(context: click.Context) -> Config:
     """The configuration that the command line names, or the first that is found. Raises: ConfigError."""
     from stellerd import config

@@ -21,12 +21,17 @@ from stellerd.loop import Loop
 from stellerd.managed import Managed
 from stellerd.operator import Operator
 from stellerd.reload import Change, Effect, changes
+from stellerd.secret import redact
 from stellerd.signals import SignalPipe
 from stellerd.states import Event, State
+from stellerd.status import iso
+from stellerd.texts import short_line
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 FIRST_WORD_S = 5.0
 """READY is said at the latest so long after the start."""
+_REASON_CHARS = 200
+"""How much of a refused reload's reason the service manager is told."""
 
 
 class Supervisor:
@@ -40,6 +45,8 @@ class Supervisor:
         self.started = datetime.now(UTC)
         self.fleet = Fleet(config, self.loop, sink, style, self.announce)
         self.stopping = False
+        self.refused: dict[str, str] | None = None
+        """When (`at`) and why (`reason`) the last reload changed nothing; None once one was good."""
         self._announced = False
         self._began = self.loop.clock()
 
@@ -112,11 +119,14 @@ class Supervisor:
         up = states.count(State.RUNNING)
         late = self.loop.clock() - self._began >= FIRST_WORD_S
         waiting = not late and (self.fleet.waiting or State.STARTING in states)
-        status = f"STATUS={up} of {len(states)} jobs up"
+        status = f"STATUS={self.fleet.summary()}"
+        if self.refused:
+            status += f"; reload refused: {short_line(self.refused['reason'], _REASON_CHARS)}"
         if not self._announced and not waiting and not self.stopping:
             self._announced = True
             self.manager.tell("READY=1", status)
-            self.log.info("ready", up=up, jobs=len(states))
+            failing = [job.name for job in self.fleet.jobs.values() if job.is_failing()]
+            self.log.info("ready", up=up, jobs=len(states), **({"failing": failing} if failing else {}))
         else:
             self.manager.tell(status)
 
@@ -199,11 +209,15 @@ class Supervisor:
             if problems := new.problems_of_secrets():
                 raise ConfigError(problems)
         except ConfigError as error:
+            self.refused = {"at": iso(datetime.now(UTC)), "reason": redact(str(error))}
             self.log.error("reload refused; the old configuration stays in force", reason=str(error))
             raise
+        else:
+            self.refused = None
         finally:
             if self._announced:
                 self.manager.tell("READY=1")
+            self.announce()
         found = changes(self.config, new)
         self.config = self.fleet.config = new
         log.set_level(new.supervisor.log_level)

@@ -1,13 +1,16 @@
-"""sd_notify(3): one datagram to $NOTIFY_SOCKET; silently nothing when there is none."""
+"""What systemd is told: sd_notify(3), one datagram to $NOTIFY_SOCKET, if there is one; the priorities of log lines."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+ERROR, INFO = b"36"  # syslog(3)
+_LINE_MAX = 40 * 1024  # journald cuts at 48 KiB (LineMax=), and would look for a priority in what comes after the cut
 _AGAIN_S = 0.05
 _STATUS_EVERY_S = 0.1
 """At most: each one wakes the manager, and fifty jobs that come up at once are of interest as fifty."""
@@ -42,6 +45,31 @@ def notify(*lines: str) -> bool:
     except OSError:  # no descriptor left, the manager went away: never a reason to fail
         return True
     return True
+
+
+def is_journal(fd: int = 2) -> bool:
+    """Whether this descriptor leads to the journal ($JOURNAL_STREAM of systemd.exec(5))."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def journal_lines(text: bytes, levels: Sequence[int] = (INFO,)) -> bytes:
+    """Lines for the journal, each with its priority in front (sd-daemon(3)); `levels`: a digit each, or one for all.
+
+    Only the first `<N>` counts, so that a line cannot name a priority of its own.
+    """
+    if len(levels) == 1 and len(text) <= _LINE_MAX:
+        head = b"<%c>" % levels[0]
+        return head + text.replace(b"\n", b"\n" + head)
+    lines = text.split(b"\n")
+    return b"\n".join(
+        b"<%c>%b" % (level, line[at : at + _LINE_MAX])
+        for line, level in zip(lines, levels if len(levels) > 1 else itertools.repeat(levels[0]), strict=False)
+        for at in range(0, len(line) or 1, _LINE_MAX)
+    )
 
 
 class Manager:

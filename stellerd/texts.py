@@ -10,6 +10,12 @@ def clean_lines(text: str) -> str:
     return "\n".join(map(clean, text.split("\n")))
 
 
+def short_line(text: str, length: int) -> str:
+    """The first line of a text without control characters, cut to `length` characters with "…"."""
+    line = str(clean(text.strip().partition("\n")[0]))
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
 def clean(value: Any) -> Any:
     """A text without control characters; anything else as it is."""
     if not isinstance(value, str) or value.isprintable():

@@ -91,6 +91,9 @@ def status(reply: dict[str, Any], as_json: bool) -> None:
     click.echo(
         f"stellerd {reply['version']}, pid {reply['pid']}, up {short(reply['uptime'])}{stopping}, {reply['config']}"
     )
+    if refused := reply["reload_refused"]:
+        click.echo(f"reload refused at {_second(refused['at'])}; the configuration from before stays in force:")
+        click.echo(clean_lines(refused["reason"]))
     table = _table("JOB", "STATE", "PID", "UP", "LAST RUN", "NEXT RUN", "NOTE")
     for job in reply["jobs"]:
         up = "-" if job["uptime"] is None else short(job["uptime"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 import uuid
@@ -87,3 +88,55 @@ def test_a_manager_that_does_not_read_holds_nothing_up(tmp_path: Path, manager: 
     with FaultDaemon(tmp_path, {"a": QUIET}, "[jobs.a]\n", env=env) as daemon:
         daemon.until_job("a", lambda entry: entry["last_run"])
         assert daemon.end() == 0
+
+
+def test_the_status_names_failing_jobs_in_one_short_line(tmp_path: Path, manager: NotifySocket) -> None:
+    forged = "import os\nraise ValueError('no\\x1b[31m door' + 'x' * 5000 + '\\nREADY=1\\nSTATUS=forged')"
+    toml = "[jobs.good]\n" + "".join(f"[jobs.bad{n}]\nplugin = 'bad'\n" for n in range(5))
+    env = {"NOTIFY_SOCKET": manager.address}
+    with FaultDaemon(tmp_path, {"good": QUIET, "bad": forged}, toml, env=env) as daemon:
+        manager.until("READY=1")
+        final = re.compile("STATUS=1 of 6 jobs up; bad0 FATAL: .*…; 2 more fail")
+        said = until(lambda: next(filter(final.fullmatch, manager.lines()), ""))
+        assert "no\\x1b[31m door" in said
+        assert said.isprintable()
+        assert len(said) < 600
+        assert not [line for line in manager.lines() if line == "STATUS=forged"]
+        assert daemon.events("ready", failing=[f"bad{n}" for n in range(5)])
+
+
+def test_a_refused_reload_is_told_until_a_good_one(tmp_path: Path, manager: NotifySocket) -> None:
+    env = {"NOTIFY_SOCKET": manager.address}
+    with FaultDaemon(tmp_path, {"a": QUIET}, "[jobs.a]\n", env=env) as daemon:
+        manager.until("STATUS=1 of 1 jobs up")
+        good = daemon.config.read_text()
+        daemon.config.write_text(good + "evry = '1m'\n")
+        done = daemon.cli("reload")
+        assert done.returncode == 78
+        assert 'jobs.a.evry: unknown key, did you mean "every"?' in done.stderr
+        assert manager.until("STATUS=1 of 1 jobs up; reload refused: ").endswith('did you mean "every"?')
+        assert "evry" in daemon.status()["reload_refused"]["reason"]
+        shown = daemon.cli("status").stdout
+        assert "reload refused at " in shown
+        assert "evry" in shown
+        daemon.config.write_text("[supervisor\n" + good)
+        os.kill(daemon.pid, signal.SIGHUP)  # by a signal it is told just so
+        until(lambda: "evry" not in daemon.status()["reload_refused"]["reason"])
+        daemon.config.write_text(good)
+        assert daemon.cli("reload").returncode == 0
+        assert daemon.status()["reload_refused"] is None
+        assert "reload refused" not in daemon.cli("status").stdout
+        until(lambda: [line for line in manager.lines() if line.startswith("STATUS=")][-1] == "STATUS=1 of 1 jobs up")
+        assert daemon.end() == 0
+
+
+def test_a_job_that_crashes_is_named_with_the_reason_until_it_is_up_again(
+    tmp_path: Path, manager: NotifySocket
+) -> None:
+    crashes = job("if not os.path.exists(os.environ['GO']): os._exit(3)\nctx.wait(60)", extra=SERVICE)
+    env = {"NOTIFY_SOCKET": manager.address, "GO": str(tmp_path / "go")}
+    with FaultDaemon(tmp_path, {"a": crashes, "b": QUIET}, "[jobs.a]\n[jobs.b]\n", env=env) as daemon:
+        manager.until("STATUS=1 of 2 jobs up; a in backoff: exit code 3")
+        (tmp_path / "go").touch()
+        daemon.until_state("a", "RUNNING")
+        until(lambda: [line for line in manager.lines() if line.startswith("STATUS=")][-1] == "STATUS=2 of 2 jobs up")

@@ -77,7 +77,7 @@ def test_the_gate_notices_a_lost_line(line: str, tmp_path: Path) -> None:
 def test_the_unit_restarts_for_ever_except_for_a_wrong_configuration() -> None:
     wanted = {"Type=notify", "NotifyAccess=main", "Restart=on-failure", "StartLimitIntervalSec=0",
               "RestartPreventExitStatus=78", "KillMode=mixed", "WatchdogSec=30s", "OOMPolicy=continue",
-              "ExecReload=/bin/kill -HUP $MAINPID", "User=stellerd"}  # fmt: skip
+              f"ExecReload={BINARY} -c /etc/stellerd/stellerd.toml reload", "User=stellerd"}  # fmt: skip
     assert wanted - directives(UNIT.read_text()) == set()
 
 

@@ -28,7 +28,8 @@ class Lines(Sink):
     def __init__(self) -> None:
         self.got: list[bytes] = []
 
-    def block(self, text: bytes, lines: int) -> None:
+    def block(self, text: bytes, lines: int, levels: bytes = b"6") -> None:
+        assert len(levels) in (1, lines)
         assert text.count(b"\n") == lines - 1
         self.got += text.split(b"\n")
 

@@ -34,13 +34,14 @@ def job(**more: Any) -> dict[str, Any]:
 def status(*jobs: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": "1", "pid": 4, "started_at": iso(NOW), "uptime": 3.0, "config": "/x.toml", "stopping": False,
-        "log_lines_dropped": 0, "jobs": list(jobs),
+        "reload_refused": None, "log_lines_dropped": 0, "jobs": list(jobs),
     }  # fmt: skip
 
 
 VIEWS: dict[str, Callable[[str], None]] = {
     "status reason": lambda text: views.status(status(job(reason=text)), False),
     "status detail": lambda text: views.status(status(job(detail=f"Traceback\n{text}")), False),
+    "status reload": lambda text: views.status(status() | {"reload_refused": {"at": iso(NOW), "reason": text}}, False),
     "status last run": lambda text: views.status(status(job(last_run=run(reason=text))), False),
     "status counters": lambda text: views.status(status(job(last_run=run(counters={text: 1}))), False),
     "status next run": lambda text: views.status(
