@@ -2,34 +2,66 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import tomllib
+from functools import partial
 from typing import Any
 
 import click
 
+from stellerd import client, locate, log, options, texts, tomlschema, views
 from stellerd import config as configuration
-from stellerd import log, texts, tomlschema, views
-from stellerd.channel import Message
 from stellerd.config import Config
 from stellerd.durations import parse_duration
 from stellerd.errors import UsageError
-from stellerd.once import Once, Result
+from stellerd.once import Once, Remote
+from stellerd.once_run import Result, with_sets
 from stellerd.options import complain
 
 
-def run_once(config: Config, job: str, *, dry_run: bool, wait: str | None, sets: tuple[str, ...], as_json: bool) -> int:
-    """Run a job, show its progress on a terminal, print its record; the exit code."""
-    config = with_sets(config, job, sets)
+def run_once(
+    named: str | None, job: str, *, dry_run: bool, wait: str | None, sets: tuple[str, ...], as_json: bool
+) -> int:
+    """Run a job, in the daemon if one is up, show its progress on a terminal, print its record; the exit code.
+
+    Raises: Refused when the daemon does not let this user; the run is not begun another way then.
+    """
     wait_s = _seconds(wait) if wait else 0.0
-    log.configure(config.supervisor.log_level, log.style_of(config.supervisor.log_format))
     with views.Progress(job, sys.stderr.isatty() and not as_json) as progress:
-        result = Once(config, job, progress.show).run(dry_run=dry_run, wait_s=wait_s)
+        try:
+            connection = client.Connection(locate.control_socket(named))
+        except client.NoDaemon:
+            result = _run_here(named, job, sets, progress, dry_run=dry_run, wait_s=wait_s)
+        else:
+            with connection:
+                result = Remote(connection, job, progress.show).run(
+                    partial(_say_if_different, named, job), dry_run=dry_run, wait=wait_s, sets=sets
+                )
     if as_json:
         views.print_json({"job": job, "exit_code": result.exit_code, "reason": result.reason, "run": result.run})
     else:
         _say(job, result)
     return result.exit_code
+
+
+def _run_here(
+    named: str | None, job: str, sets: tuple[str, ...], progress: views.Progress, *, dry_run: bool, wait_s: float
+) -> Result:
+    config = with_sets(options.read(named), job, sets)
+    log.configure(config.supervisor.log_level, log.style_of(config.supervisor.log_format))
+    return Once(config, job, progress.show).run(dry_run=dry_run, wait_s=wait_s)
+
+
+def _say_if_different(named: str | None, job: str, begun: dict[str, Any]) -> None:
+    """The configuration in force is the daemon's, as it last read it."""
+    file = locate.config_file(named).absolute()
+    if os.path.realpath(file) != os.path.realpath(begun["config"]):
+        said = f"under its own configuration, {begun['config']}"
+    elif begun["digest"] != locate.digest(locate.read(file)):
+        said = f"under the configuration in force: {file} was changed since it was read; see: stellerd reload"
+    else:
+        return
+    click.echo(f"stellerd: the daemon runs {job}, {said}", err=True)
 
 
 def _seconds(text: str) -> float:
@@ -49,31 +81,12 @@ def _say(job: str, result: Result) -> None:
         complain(texts.clean_lines(result.detail).removesuffix("\n"), one_entry=True)
 
 
-def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:
-    """The configuration with `key=value` settings of one job changed; a value is TOML, or else a plain text.
-
-    Raises: UsageError when one has no "=".
-    """
-    changes: dict[str, Any] = {}
-    for item in sets:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {item}: write KEY=VALUE")
-        try:
-            changes[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            changes[key] = text
-    entry = config.jobs[job]
-    changed = entry.model_copy(update={"settings": entry.settings | changes})
-    return config.model_copy(update={"jobs": config.jobs | {job: changed}})
-
-
 def check(config: Config, *, connect: bool, as_json: bool) -> int:
     """Check each job in a process of its own; the exit code of the worst."""
     log.configure("error", log.style_of(config.supervisor.log_format))
     rows: list[dict[str, Any]] = []
     for job, entry in config.jobs.items():
-        result = Once(config, job, _nothing).run("check", connect=connect)
+        result = Once(config, job).run("check", connect=connect)
         rows.append({
             "job": job, "enabled": entry.enabled, "ok": result.exit_code == 0, "reason": result.reason,
             "exit_code": result.exit_code, "detail": result.detail,
@@ -82,14 +95,10 @@ def check(config: Config, *, connect: bool, as_json: bool) -> int:
     return max((int(row["exit_code"]) for row in rows if row["enabled"]), default=0)
 
 
-def _nothing(message: Message) -> None:
-    pass
-
-
 def show_schema(config: Config) -> None:
     """Print the JSON Schema; a plugin that cannot be loaded leaves its settings open."""
     log.configure("error")
-    told = {job: Once(config, job, _nothing).run("schema").run for job in config.jobs}
+    told = {job: Once(config, job).run("schema").run for job in config.jobs}
     views.print_json(tomlschema.build({job: answer["schema"] for job, answer in told.items() if answer}))
 
 
@@ -98,7 +107,7 @@ def show_config(config: Config, as_json: bool) -> None:
     log.configure("error")
     tables = config.model_dump(mode="json", exclude_none=True)
     for job, table in tables["jobs"].items():
-        told = Once(config, job, _nothing).run("settings")
+        told = Once(config, job).run("settings")
         # which of its settings are secret only the plugin knows: without its word none is shown
         hidden = dict.fromkeys(config.jobs[job].settings, "***")
         table["settings"] = told.run["settings"] if told.run else hidden

@@ -133,12 +133,15 @@ class Assignment:
     """An operator holds its schedule."""
     style: str = "json"
     """Form of its log lines: json or text."""
-    mode: Literal["serve", "once", "check", "settings", "schema", "databases"] = "serve"
-    """once: one run that a person asked for; check: prove that one could work; the others: say something."""
+    mode: Literal["serve", "once", "check", "settings", "schema", "databases", "close"] = "serve"
+    """once: one run that a person asked for; check: prove that one could work; close: the record of `last_death`; the
+    others: say something."""
+    attended: bool = False
+    """Its parent is the command of a person, who sees its output and is told how it ends."""
     connect: bool = True
     """Whether `check` may talk to servers."""
     dry_run: bool = False
     wait_s: float = 0.0
     """How long `once` waits for a busy job (seconds)."""
     last_death: dict[str, Any] = field(default_factory=dict)
-    """run, state and cause of the run that the process before this one left unfinished."""
+    """run, state, cause and time of the run that the process before this one left unfinished; to close it, its key."""

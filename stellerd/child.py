@@ -15,7 +15,7 @@ from typing import Any
 
 import setproctitle
 
-from stellerd import assembly, log, surroundings, tomlschema
+from stellerd import assembly, log, reading, surroundings, tomlschema
 from stellerd.channel import DUMP_SIGNAL, Assignment, Channel
 from stellerd.claims import Held
 from stellerd.config import Config, plugin_settings
@@ -59,7 +59,7 @@ def main(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
 def _last_words(assignment: Assignment, channel: Channel, code: int, reason: str, detail: str) -> None:
     reason, detail = redact(reason), redact(detail)
     channel.send("failed", reason=reason, detail=detail, code=code)
-    if assignment.mode == "serve":  # there the command line says it
+    if not assignment.attended:  # there the command line says it
         log.get(job=assignment.job).error("cannot work", reason=reason, **({"traceback": detail} if detail else {}))
 
 
@@ -99,6 +99,8 @@ def _live(assignment: Assignment, channel: Channel) -> int:
     own_signal = signal.Signals[f"SIG{config.jobs[name].stop_signal}"]
     line = Line(channel, {signal.SIGTERM, signal.SIGINT, own_signal})
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if assignment.mode == "close":
+        return _close(assignment, line)
     loaded = Loaded(config.jobs[name].plugin or name, config.where("jobs", name))
     if assignment.mode == "schema":
         schema = tomlschema.of_settings(loaded.job.Settings, name) if loaded.job.Settings else {"type": "object"}
@@ -106,7 +108,7 @@ def _live(assignment: Assignment, channel: Channel) -> int:
         return 0
     if assignment.mode == "settings":
         return _tell_settings(line, plugin_settings(config, name, loaded.job.Settings))
-    store = Store(config.state_url(), lease_s=config.state.lease, host=config.state.host)
+    store = _store_of(config, reading.MadeWhenNeeded if assignment.mode in ("check", "databases") else Store)
     if assignment.mode == "serve":
         return ticker_of(assignment, loaded, store, line).serve()
     build = _builder(assignment, loaded, store, line)
@@ -118,6 +120,19 @@ def _live(assignment: Assignment, channel: Channel) -> int:
     return run_once(assignment, build(config), line)
 
 
+def _store_of(config: Config, kind: type[Store] = Store) -> Store:
+    return kind(config.state_url(), lease_s=config.state.lease, host=config.state.host)
+
+
+def _close(assignment: Assignment, line: Line) -> int:
+    """Close the record of a run whose process, not of this daemon's schedule, ended without a word."""
+    store, death = _store_of(assignment.config), assignment.last_death
+    store.recover(death["key"], death["cause"], death["state"], death["run"], from_iso(death["at"]))
+    record = next((run for run in store.history(death["key"], 50) if run.id == death["run"]), None)
+    line.tell("told", {"run": record.to_json() if record else None})
+    return 0
+
+
 def _builder(assignment: Assignment, loaded: Loaded, store: Store, line: Line) -> Callable[[Config], Runner]:
     """A function that makes the job's runner by a configuration: the one it was forked with, or a later one."""
     name, heartbeat = assignment.job, assignment.heartbeat
@@ -127,7 +142,7 @@ def _builder(assignment: Assignment, loaded: Loaded, store: Store, line: Line) -
         return assembly.runner(
             config, name, loaded.job, store, logger, line.tell, wait=line.wait, step_down=line.stop,
             end=line.end_at_once, observe=loaded.observe(logger, name), alive=heartbeat.stamp if heartbeat else None,
-            attended=assignment.mode == "once",
+            attended=assignment.attended,
         )  # fmt: skip
 
     return build
@@ -165,8 +180,10 @@ def _tell_settings(line: Line, settings: Any) -> int:
 def _check(assignment: Assignment, runner: Runner, line: Line) -> int:
     """For `check`: the plugin loads and its settings are right; with `connect` its servers answer too."""
     if assignment.connect:
-        runner.store.create()
+        config = assignment.config
+        reading.prove(config.state_url(), config.state.host)
         assembly.check(runner)
+        runner.store.close()
     line.tell("told", {})
     return 0
 

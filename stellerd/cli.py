@@ -76,9 +76,9 @@ def _known(config: Config, job: str) -> None:
 def run(context: click.Context) -> NoReturn:
     """Run the daemon in the foreground (the default)."""
     gc.disable()  # imports make little garbage, and looking for it takes 20 ms; the daemon enables it again
-    from stellerd import daemon
+    from stellerd import config, daemon
 
-    _leave(daemon.run(_load(context)))
+    _leave(daemon.run(config.load(context.obj)))
 
 
 @cli.command("run-once")
@@ -94,12 +94,13 @@ def run(context: click.Context) -> NoReturn:
 def run_once(
     context: click.Context, job: str, dry_run: bool, wait: str | None, sets: tuple[str, ...], as_json: bool
 ) -> int:
-    """Run JOB once, now, under the same lease, limits and history as the daemon."""
+    """Run JOB once, now, under the same lease, limits and history as the daemon.
+
+    A daemon that is up runs it, under its configuration in force; else this command does.
+    """
     from stellerd import attended
 
-    config = _load(context)
-    _known(config, job)
-    return attended.run_once(config, job, dry_run=dry_run, wait=wait, sets=sets, as_json=as_json)
+    return attended.run_once(context.obj, job, dry_run=dry_run, wait=wait, sets=sets, as_json=as_json)
 
 
 @cli.command()
@@ -120,18 +121,19 @@ def status(context: click.Context, as_json: bool) -> int:
 @click.pass_context
 def history(context: click.Context, job: str | None, limit: int, as_json: bool) -> int:
     """Show the newest runs, of JOB or of all, from the state store; without JOB also what people did to limits."""
-    from stellerd import views
+    from stellerd import reading, views
     from stellerd.buckets import operations_of
-    from stellerd.store import Store
 
     config = _load(context)
     if job:
         _known(config, job)
-    store = Store(config.state_url())
-    store.create()
-    runs = store.history(job, limit)
-    since = runs[-1].started_at if len(runs) == limit else None
-    views.history([run.to_json() for run in runs], [] if job else operations_of(store, limit, since), as_json)
+    with reading.store(config.state_url()) as (store, is_there):
+        runs = store.history(job, limit)
+        since = runs[-1].started_at if len(runs) == limit else None
+        operations = [] if job else operations_of(store, limit, since)
+    if not is_there:
+        click.echo("stellerd: there is no state store yet: nothing was run", err=True)
+    views.history([run.to_json() for run in runs], operations, as_json)
     return 0
 
 

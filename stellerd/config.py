@@ -84,11 +84,16 @@ class Config(Settings):
         """
         if self.state.folder:
             return self.path(self.state.folder)
-        scheme, _, rest = self.state_url().partition(":")
-        if not scheme.startswith("sqlite"):
+        if not self.state_url().startswith("sqlite"):
             return Path(DEFAULT_FOLDER)
+        file = self.state_file()
+        return file.parent if file else None
+
+    def state_file(self) -> Path | None:
+        """The file of the state store; None: it is in memory or on a server. Raises: ConfigError."""
+        scheme, _, rest = self.state_url().partition(":")
         file = rest.removeprefix("///").partition("?")[0]
-        return None if file in ("", "//", ":memory:") else Path(file).parent
+        return None if not scheme.startswith("sqlite") or file in ("", "//", ":memory:") else Path(file)
 
     def database_url(self, name: str) -> str:
         """URL of `[databases.name]`.

@@ -12,12 +12,14 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from stellerd import log
+from stellerd import log, wire
 from stellerd.errors import StellerdError, Unreachable
 from stellerd.loop import IN, OUT, Loop, Timer
+from stellerd.wire import short_name
 
 MAX_CLIENTS = 64
 BACKLOG = 1024
@@ -29,7 +31,28 @@ _REQUESTS_PER_TURN = 64  # whoever asks more at once waits for the rest of the l
 _UNMAPPED = 65534  # what user_namespaces(7) shows of users and groups outside
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
-Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]]]
+ROOM = 64 * 1024
+"""What an event that may be missed finds room in; a client that has not read so much gets no more of them."""
+
+
+class Talk(Protocol):
+    """What goes on between a command and its client after the first reply."""
+
+    def hear(self, line: bytes) -> None:
+        """A further line of the client."""
+
+    def lost(self) -> None:
+        """The client is gone."""
+
+
+@dataclass(frozen=True)
+class Opens:
+    """A command that goes on after its first reply: called with the `Client` too, it gives that a `Talk`."""
+
+    call: Callable[[dict[str, Any], Any], dict[str, Any]]
+
+
+Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]] | Opens]
 
 
 class Control:
@@ -68,13 +91,13 @@ class Control:
                 self.loop.modify(listener.fileno(), 0)
                 self._deaf[listener] = self.loop.after(_DEAF_S, lambda: self.loop.modify(listener.fileno(), IN))
                 return
-            if len(self.clients) >= MAX_CLIENTS:
+            if sum(client.talk is None for client in self.clients) >= MAX_CLIENTS:
                 self._drop_oldest()
             self.clients.add(Client(self, connection, group))
 
     def _drop_oldest(self) -> None:
-        if self.clients:
-            min(self.clients, key=lambda client: client.last_used).close()
+        if quiet := [client for client in self.clients if client.talk is None]:
+            min(quiet, key=lambda client: client.last_used).close()
 
     def answer(self, line: bytes, uid: int, client: Client | None = None) -> dict[str, Any]:
         """The reply to one request line of a client with this user id."""
@@ -90,7 +113,7 @@ class Control:
         if changes:
             log.get().info("asked", command=name, job=request.get("job"), by=_who(uid, group))
         try:
-            return {"ok": True, **call(request)}
+            return {"ok": True, **(call.call(request, client) if isinstance(call, Opens) else call(request))}
         except StellerdError as error:
             return {"ok": False, "error": str(error), "code": error.exit_code}
 
@@ -119,7 +142,9 @@ class Client:
         connection.setblocking(False)
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.uid = _CREDENTIALS.unpack(packed)[1]
-        self._in, self._out = bytearray(), bytearray()
+        self.talk: Talk | None = None
+        """While there is one, this connection may be silent for as long as it likes."""
+        self._in, self._out = wire.Lines(), bytearray()
         self._more: Timer | None = None
         """There are requests left for the next turn."""
         self.last_used = self.loop.clock()
@@ -128,7 +153,7 @@ class Client:
 
     def _look(self) -> None:
         """Whether it has been silent for too long."""
-        left = self.last_used + IDLE_S - self.loop.clock()
+        left = IDLE_S if self.talk else self.last_used + IDLE_S - self.loop.clock()
         if left > 0:
             self._idle = self.loop.after(left, self._look)
         else:
@@ -148,7 +173,7 @@ class Client:
             data = self.socket.recv(MAX_REQUEST)
         except BlockingIOError:
             return
-        self._in += data
+        self._in.add(data)
         self.last_used = self.loop.clock()
         if data:
             self._answer()
@@ -157,13 +182,13 @@ class Client:
 
     def _answer(self) -> None:
         for _ in range(_REQUESTS_PER_TURN):
-            end = self._in.find(b"\n")
-            if end < 0 or len(self._out) > MAX_UNREAD:
+            if len(self._out) > MAX_UNREAD or (line := self._in.take()) is None:
                 break
-            line = bytes(self._in[:end])
-            del self._in[: end + 1]
-            self._out += json.dumps(self.control.answer(line, self.uid, self)).encode() + b"\n"
-        self._more = self.loop.after(0, self._go_on) if b"\n" in self._in else None
+            if self.talk:
+                self.talk.hear(line)
+            else:
+                self._out += wire.encode(self.control.answer(line, self.uid, self))
+        self._more = self.loop.after(0, self._go_on) if self._in.has_line() else None
         if (len(self._in) > MAX_REQUEST and not self._more) or len(self._out) > MAX_UNREAD:
             self.close()
         else:
@@ -182,6 +207,15 @@ class Client:
                 del self._out[:sent]
         self.loop.modify(self.socket.fileno(), (0 if self._more else IN) | (OUT if self._out else 0))
 
+    def tell(self, message: dict[str, Any], *, may_miss: bool = False) -> None:
+        """A message that no request asked for; one that may be missed is, by a client that does not read."""
+        if self in self.control.clients and not (may_miss and len(self._out) > ROOM):
+            self._out += wire.encode(message)
+            try:
+                self._send()
+            except OSError:
+                self.close()
+
     def close(self) -> None:
         """Hang up."""
         self._idle.cancel()
@@ -191,6 +225,8 @@ class Client:
             self.control.clients.discard(self)
             self.loop.remove(self.socket.fileno())
             self.socket.close()
+            if self.talk:
+                self.talk.lost()
 
 
 def _listen(path: Path) -> socket.socket:
@@ -274,13 +310,3 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
         return True
-
-
-@contextlib.contextmanager
-def short_name(path: Path) -> Any:
-    """A name of a socket's path that fits the 107 bytes of unix(7), however deep its folder is."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

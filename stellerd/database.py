@@ -6,10 +6,11 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -66,17 +67,38 @@ def _sqlite(url: URL, name: str) -> sa.Engine:
     return engine
 
 
+def file_of(url: URL) -> Path | None:
+    """The plain file that an SQLite URL names; None: there is none, or it is a URI (sqlite.org/uri.html)."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return None if url.database.startswith("file:") else Path(url.database)
+
+
 def make_folder(url: URL, name: str) -> None:
     """The folder of an SQLite file, for this user alone.
 
     Raises: Unreachable when it cannot be made.
     """
-    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):  # sqlite.org/uri.html
-        folder = Path(url.database).parent
+    if file := file_of(url):
+        folder = file.parent
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise Unreachable(f"{name}: cannot create {folder}: {os.strerror(error.errno or 0)}") from None
+
+
+def open_to_read(path: str, options: Mapping[str, Any]) -> sqlite3.Connection:
+    """A connection to an SQLite file that is there already; it changes nothing in it.
+
+    Not SQLite's own mode=ro: such a connection leaves the log's files behind, made anew, where it was the only one.
+    """
+    if not options.get("uri"):
+        path = f"file:{quote(path)}?mode=rw"
+    connection: sqlite3.Connection = sqlite3.connect(
+        path, **{**options, "uri": True, "check_same_thread": False, "timeout": BUSY_TIMEOUT_S}, isolation_level=None
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def prepare_sqlite(connection: sqlite3.Connection, record: Any = None) -> bool:

@@ -40,13 +40,19 @@ class Fleet:
         self.watch = Watch(loop, lambda event, job, why: self.log.error(event, job=job.name, reason=why))
         self.oom = OomWitness()
         self.jobs = {name: Managed(name, job) for name, job in config.jobs.items() if job.enabled}
+        self.guests: list[Managed] = []
+        """The processes of runs that somebody asked for, beside those of the table."""
         self.waiting: list[Managed] = []
         """Jobs that start once those they come `after` had their first try."""
         self.guard: Guard
 
     def post_guard(self) -> None:
         """From now on all dies with this process."""
-        self.guard = Guard(self.loop, lambda: [job.pid for job in self.jobs.values() if job.pid], self._tell_of_guard)
+        self.guard = Guard(self.loop, lambda: [job.pid for job in self.everybody() if job.pid], self._tell_of_guard)
+
+    def everybody(self) -> list[Managed]:
+        """All that may have a process."""
+        return [*self.jobs.values(), *self.guests]
 
     def _tell_of_guard(self, event: str, why: str) -> None:
         self.log.warning(event, **({"reason": why} if why else {}))
@@ -75,7 +81,7 @@ class Fleet:
 
     def all_down(self) -> bool:
         """Whether no job has a process."""
-        return all(job.process is None for job in self.jobs.values())
+        return not self.guests and all(job.process is None for job in self.jobs.values())
 
     def summary(self) -> str:
         """One short line for the service manager: how many jobs are up, and which fail and why."""
@@ -90,11 +96,11 @@ class Fleet:
 
     def of_pid(self, pid: int) -> Managed | None:
         """The job whose process it is."""
-        return next((job for job in self.jobs.values() if job.pid == pid), None)
+        return next((job for job in self.everybody() if job.pid == pid), None)
 
     def kill_all(self) -> None:
         """SIGKILL to every group."""
-        for job in self.jobs.values():
+        for job in self.everybody():
             if job.process:
                 self.log.warning("killed: did not end in time", job=job.name)
                 job.process.kill()

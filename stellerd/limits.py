@@ -31,7 +31,13 @@ def show(context: click.Context, bucket: str | None, as_json: bool) -> int:
 
     Limits that only a plugin knows are shown once it has used them.
     """
-    _print(_buckets(context), bucket, as_json)
+    from stellerd import reading
+    from stellerd.assembly import configured_limits
+    from stellerd.buckets import Buckets
+
+    config = load(context)
+    with reading.store(config.state_url(), config.state.host) as (store, _):
+        _print(Buckets(store, configured_limits(config)), bucket, as_json)
     return 0
 
 

@@ -7,6 +7,7 @@ imported, so that `stellerd status` is quick.
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import pwd
 import re
@@ -51,6 +52,11 @@ def read(file: Path) -> str:
         raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+
+
+def digest(text: str) -> str:
+    """By which a client of the daemon sees whether its file is the configuration in force."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _readers(file: Path) -> str:

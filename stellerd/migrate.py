@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from stellerd import database
+from stellerd import database, reading
 from stellerd.schema import REVISION, bookkeeping, metadata
 from stellerd.session import Transaction
 from stellerd.statements import create_all
@@ -66,9 +66,7 @@ def sql(url: str, since: str | None) -> str:
     """What `upgrade` would do, as SQL for somebody else to run; `since` None: from the version that is there."""
     backend = database.parse(url, _NAME).get_backend_name()
     if since is None:
-        store = Store(url)
-        since = store.revision()
-        store.close()
+        since = reading.revision(url)
     out = io.StringIO()
     if since == _FIRST:  # its number was in stellerd_meta
         out.write(f"{create_all(bookkeeping, backend)[0].strip()};\n\n{_NOTE_FIRST}\n\n")

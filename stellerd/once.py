@@ -1,124 +1,158 @@
-"""`stellerd run-once`: the daemon's way of running a job, for one run, with a person watching."""
+"""`stellerd run-once` and whatever else a command has a job's process do: forked here, or by the daemon on request."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from stellerd import log
+import click
+
+from stellerd import log, texts
 from stellerd.channel import Assignment, Message
+from stellerd.client import Connection
 from stellerd.config import Config
-from stellerd.durations import format_duration
+from stellerd.errors import Unreachable
+from stellerd.guardian import Guard
+from stellerd.heartbeat import Heartbeats
 from stellerd.logpump import Sink
 from stellerd.loop import Loop
-from stellerd.process import Death, Process
+from stellerd.managed import Managed
+from stellerd.memory import OomWitness
+from stellerd.once_run import INTERRUPTED, OnceRun, Result
 from stellerd.signals import SignalPipe
-from stellerd.store import Store
+from stellerd.watch import Watch
 
 Mode = Literal["once", "check", "settings", "schema", "databases"]
-INTERRUPTED = 130
-PLUGIN_CRASHED = 70
+Show = Callable[[Message], None]
+"""Gets each progress message."""
 
 
-@dataclass
-class Result:
-    """What became of it: the run's record where there is one, else what the process said."""
+class _Attended:
+    """A loop that turns until there is a result; a person's Ctrl-C and a lost terminal interrupt it."""
 
-    exit_code: int
-    run: dict[str, Any] | None
-    reason: str = ""
-    detail: str = ""
-
-
-class Once:
-    """Forks the job's process as the supervisor would, waits for its end; `show` gets each progress message."""
-
-    def __init__(self, config: Config, job: str, show: Callable[[Message], None]) -> None:
-        self.config, self.job, self.show = config, job, show
-        self.settings = config.jobs[job]
+    def __init__(self, show: Show) -> None:
         self.loop = Loop()
         self.result: Result | None = None
-        self.started: Message | None = None
-        self.record: dict[str, Any] | None = None
-        self.failure: Message | None = None
-        self.told: Message | None = None
-        self.overdue = self.interrupted = False
+        self._show = show
 
-    def run(self, mode: Mode = "once", *, dry_run: bool = False, wait_s: float = 0.0, connect: bool = True) -> Result:
-        """Blocks until the process has ended. Other modes than "once" leave no record."""
-        signals = SignalPipe((signal.SIGINT, signal.SIGTERM))
-        self.loop.add(signals.fd, lambda events: self._interrupt() if signals.read() else None)
-        assignment = Assignment(
-            job=self.job, config=self.config, parent_pid=os.getpid(),
-            style=log.style_of(self.config.supervisor.log_format), mode=mode, dry_run=dry_run, wait_s=wait_s,
-            connect=connect,
-        )  # fmt: skip
+    def turn(self, interrupt: Callable[[], None]) -> Result:
+        """Blocks until the result is there."""
+        ends = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1)
+            ends.append(signal.SIGHUP)
+        signals = SignalPipe(ends)
+        self.loop.add(signals.fd, lambda events: interrupt() if signals.read() else None)
+        self._interrupt = interrupt
         try:
-            self.process = Process(self.loop, assignment, Sink(), self._heard, self._died, pump=False)
             while self.result is None:
                 self.loop.turn()
         finally:
             signals.close()
         return self.result
 
-    def _interrupt(self) -> None:
-        if self.interrupted:
-            self.process.kill()
-        self.interrupted = True
-        self.process.terminate()
-        self.loop.after(self.settings.stop_grace, self.process.kill)
+    def show(self, message: Message) -> None:
+        """Progress, for as long as somebody can see it."""
+        try:
+            self._show(message)
+        except OSError:  # the terminal is gone, and SIGHUP may have been too early or ignored
+            self._show = _nobody
+            self._interrupt()
 
-    def _heard(self, message: Message) -> None:
-        kind = message.pop("kind")
-        if kind == "run_started":
-            self.started = message
-            self.loop.after(self.settings.timeout, self._timeout)
-        elif kind == "run_finished":
-            self.record = message
-        elif kind == "failed":
-            self.failure = message
-        elif kind == "told":
-            self.told = message
-        elif kind == "progress":
+
+def _nobody(message: Message) -> None:
+    pass
+
+
+class Once(_Attended):
+    """Forks the job's process as the supervisor would, waits for its end; `show` gets each progress message."""
+
+    def __init__(self, config: Config, job: str, show: Show = _nobody) -> None:
+        super().__init__(show)
+        self.config, self.job = config, job
+
+    def run(self, mode: Mode = "once", *, dry_run: bool = False, wait_s: float = 0.0, connect: bool = True) -> Result:
+        """Blocks until the process has ended. Other modes than "once" leave no record."""
+        assignment = Assignment(
+            job=self.job, config=self.config, parent_pid=os.getpid(), heartbeat=Heartbeats().slot(),
+            style=log.style_of(self.config.supervisor.log_format), mode=mode, dry_run=dry_run, wait_s=wait_s,
+            connect=connect, attended=True,
+        )  # fmt: skip
+        runs: list[OnceRun] = []
+        guard = Guard(self.loop, lambda: [run.entry.pid for run in runs if run.entry.pid], lambda event, why: None)
+        run = OnceRun(
+            self.loop, assignment, Sink(), guard, Watch(self.loop, self._tell), OomWitness(), self._heard, self._done
+        )
+        runs.append(run)
+        try:
+            return self.turn(run.interrupt)
+        finally:
+            guard.close()
+            self.loop.close()
+
+    def _tell(self, event: str, job: Managed, why: str) -> None:
+        log.get().error(event, job=job.name, reason=why)
+
+    def _heard(self, kind: str, message: Message) -> None:
+        if kind == "progress":
             self.show(message)
 
-    def _timeout(self) -> None:
-        self.overdue = True
-        self.process.signal(signal.SIGABRT)
-        self.loop.after(min(5.0, self.settings.stop_grace), self.process.kill)
+    def _done(self, result: Result) -> None:
+        self.result = result
 
-    def _died(self, death: Death) -> None:
-        if self.told is not None:
-            self.result = Result(0, self.told)
-        elif self.record:
-            code = INTERRUPTED if self.interrupted and self.record["state"] != "ok" else self.record["exit_code"]
-            self.result = Result(code, self.record, self.record["reason"])
-        elif self.failure and not self.overdue and not self._lost():
-            code = INTERRUPTED if self.interrupted else self.failure["code"]
-            self.result = Result(code, None, self.failure["reason"], self.failure.get("detail", ""))
-        else:
-            self.result = self._crashed(death)
 
-    def _lost(self) -> bool:
-        """Whether the process ended itself since its lease could not be proved any more."""
-        return self.failure is not None and self.failure.get("state") == "lost"
+class Remote(_Attended):
+    """A run that the daemon forks: what it says of it comes over `connection`, an interrupt goes back."""
 
-    def _crashed(self, death: Death) -> Result:
-        """It ended without a word: the record it left open is closed here."""
-        reason = f"the plugin's process ended: {death}"
-        state, code = "crashed", PLUGIN_CRASHED
-        if self.failure and self._lost():
-            reason, state, code = self.failure["reason"], "lost", self.failure["code"]
-        if self.overdue:
-            reason, state, code = f"timeout after {format_duration(self.settings.timeout)}", "timeout", 1
-        if self.interrupted:
-            reason, code = "interrupted", INTERRUPTED
-        if self.started is None:
-            return Result(code, None, reason)
-        store = Store(self.config.state_url(), host=self.config.state.host)
-        store.recover(self.started["key"], reason, state, self.started["id"])
-        record = next((run for run in store.history(self.job, 50) if run.id == self.started["id"]), None)
-        return Result(code, record.to_json() if record else None, reason)
+    def __init__(self, connection: Connection, job: str, show: Show) -> None:
+        super().__init__(show)
+        self.connection, self.job = connection, job
+        self._asked = 0
+        self._failure: Unreachable | None = None
+
+    def run(self, begun: Callable[[dict[str, Any]], None], **request: Any) -> Result:
+        """Blocks until the run has ended; `begun` gets the daemon's first reply.
+
+        Raises: Refused when it does not run the job; Unreachable when it is gone before the result.
+        """
+        begun(self.connection.ask("run-once", job=self.job, **request))
+        self.loop.add(self.connection.socket.fileno(), lambda events: self._read())
+        self._take()  # what came together with the reply
+        result = self.turn(self._ask_for_the_end)
+        if self._failure:
+            raise self._failure
+        return result
+
+    def _ask_for_the_end(self) -> None:
+        self._asked += 1
+        if self._asked > 2:
+            self.result = Result(INTERRUPTED, None, "interrupted; the daemon did not say how the run ended")
+            return
+        with self._failing():
+            self.connection.send("end")
+
+    def _read(self) -> None:
+        with self._failing():
+            self.connection.read()
+            self._take()
+
+    def _take(self) -> None:
+        while (message := self.connection.take()) is not None:
+            event = message.pop("event", "")
+            if event == "progress":
+                self.show(message)
+            elif event == "ending":
+                click.echo(f"stellerd: {texts.clean(str(message.get('reason')))}: the run is asked to end", err=True)
+            elif event == "result":
+                self.result = Result(**{key: message[key] for key in ("exit_code", "run", "reason", "detail")})
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """The daemon is gone or talks nonsense: there will be no result."""
+        try:
+            yield
+        except (Unreachable, LookupError) as error:
+            self._failure = Unreachable(f"{error}; how the run ended is in: stellerd history {self.job}")
+            self.result = Result(self._failure.exit_code, None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import stellerd
 from stellerd.channel import Message
-from stellerd.control import Command
+from stellerd.control import Command, Opens
 from stellerd.errors import UsageError
 from stellerd.managed import Managed
 from stellerd.states import Event, State
@@ -31,8 +31,9 @@ class Operator:
             "status": (False, lambda request: self.status()),
             "logs": (False, self._logs),
             "start": (True, lambda request: self._to_job(request, self._start)),
-            "stop": (True, lambda request: self._to_job(request, self._stop)),
+            "stop": (True, self._stop_any),
             "restart": (True, lambda request: self._to_job(request, self._restart)),
+            "run-once": (True, Opens(self.supervisor.runs.open)),
             "trigger": (True, lambda request: self._to_job(request, self._trigger)),
             "pause": (True, lambda request: self._to_job(request, lambda job: self._pause(job, True))),
             "resume": (True, lambda request: self._to_job(request, lambda job: self._pause(job, False))),
@@ -53,6 +54,7 @@ class Operator:
             "reload_refused": daemon.refused,
             "log_lines_dropped": daemon.sink.dropped,
             "jobs": [job.to_json(daemon.loop.clock()) for job in daemon.fleet.jobs.values()],
+            "run_once": daemon.runs.to_json(),
         }
 
     def _job(self, request: Message) -> Managed:
@@ -82,6 +84,14 @@ class Operator:
             job.restart_wanted = True
         self.supervisor.fleet.dispatch(job, Event.START)
         return note
+
+    def _stop_any(self, request: Message) -> dict[str, Any]:
+        """Runs that somebody asked for end too; a job that is not enabled may have nothing else."""
+        name = str(request.get("job"))
+        guest = self.supervisor.runs.end_those_of(name, "stopped by an operator")
+        if guest and name not in self.supervisor.fleet.jobs:
+            return {**guest.to_json(self.supervisor.loop.clock()), "note": ""}
+        return self._to_job(request, self._stop)
 
     def _stop(self, job: Managed) -> str:
         if job in self.supervisor.fleet.waiting:

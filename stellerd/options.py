@@ -23,7 +23,17 @@ def complain(text: str, *, one_entry: bool = False) -> None:
 
 
 def load(context: click.Context) -> Config:
-    """The configuration that the command line names, or the first that is found. Raises: ConfigError."""
-    from stellerd import config
+    """The configuration that the command line names, or the first that is found; see `read`."""
+    return read(context.obj)
 
-    return config.load(context.obj)
+
+def read(named: str | None) -> Config:
+    """The configuration for an operator's command, which from now on acts for whose state it is.
+
+    Raises: ConfigError, Unreachable.
+    """
+    from stellerd import acting, config
+
+    found = config.load(named)
+    acting.act_for_owner(found)
+    return found

@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
+_held: dict[str, str] = {}
+"""Credentials that were read while this process still might."""
 _revealed: list[str] = []  # longest first: a secret may be the beginning of another
 _SOURCES = ("env", "file", "credential")
 _LEAST_CHARS = 4  # shorter ones would blank out innocent words
@@ -79,23 +81,28 @@ class Secret:
             if self._value not in os.environ:
                 raise ValueError(f"environment variable {self._value} is not set")
             return os.environ[self._value]
+        if self.source == "credential" and self._value in _held:
+            return _held[self._value]
         if self.source == "file":
-            return self._read(self.base / self._value, check_mode=True)
-        return self._read(self._credential(), check_mode=False)
+            return self.read(self.base / self._value, check_mode=True)
+        return self.read(self._credential(), check_mode=False)
 
     def _credential(self) -> Path:
         """Where systemd put it; what it does not find it leaves out, if the unit names no path."""
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder and (Path(folder) / self._value).exists():
-            return Path(folder) / self._value
-        name, cause = self._value, "is missing" if folder else "is missing: $CREDENTIALS_DIRECTORY is not set"
+        name, folder = self._value, os.environ.get("CREDENTIALS_DIRECTORY")
+        if folder and (Path(folder) / name).exists():
+            return Path(folder) / name
+        cause = (
+            "" if folder else ": $CREDENTIALS_DIRECTORY is not set, and only root finds those of a service elsewhere"
+        )
         raise ValueError(
-            f'credential "{name}" {cause}; the unit takes it by LoadCredential={name}:stellerd.{name} '
-            f"from /etc/credstore/stellerd.{name}, when it starts"
+            f'credential "{name}" is missing{cause}; a unit takes it by LoadCredential={name}:stellerd.{name} '
+            f"from /etc/credstore/stellerd.{name} when it starts"
         )
 
     @staticmethod
-    def _read(path: Path, check_mode: bool) -> str:
+    def read(path: Path, check_mode: bool) -> str:
+        """The text of a secret file. Raises: ValueError saying why there is none."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hang
         except OSError as error:
@@ -143,6 +150,14 @@ class Secret:
             for s in _SOURCES
         ]
         return {"anyOf": [*one, {"type": "string"}]}
+
+
+def hold_credentials(folder: Path) -> None:
+    """Read what there is of a folder of credentials, before this process becomes one that may not."""
+    with contextlib.suppress(OSError):  # there is none, or it is not for us
+        for path in folder.iterdir():
+            with contextlib.suppress(ValueError):
+                _held[path.name] = Secret.read(path, check_mode=False)
 
 
 def _remember(value: str) -> None:

@@ -123,8 +123,8 @@ class Transaction:
 class Pool:
     """The connections of one process to one database."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.name = name
+    def __init__(self, url: str, name: str, *, reads_only: bool = False) -> None:
+        self.name, self.reads_only = name, reads_only
         self.url = database.parse(url, name)
         self.shown = database.shown(self.url)
         self.dialect = dialect_of(self.url.get_backend_name())
@@ -135,8 +135,10 @@ class Pool:
         self.open: Callable[[], Any] = self._open_sqlite if self.is_sqlite else self._open_postgres
 
     def _open_sqlite(self) -> Any:
-        database.make_folder(self.url, self.name)
         [path], options = self.dialect.create_connect_args(self.url)
+        if self.reads_only:
+            return database.open_to_read(path, options)
+        database.make_folder(self.url, self.name)
         connection = sqlite3.connect(
             path,
             **{**options, "check_same_thread": False, "timeout": database.BUSY_TIMEOUT_S},

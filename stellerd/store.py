@@ -33,9 +33,10 @@ class Store:
     """
 
     def __init__(
-        self, url: str, clock: Callable[[], datetime] | None = None, *, lease_s: float = LEASE_S, host: str = ""
-    ) -> None:
-        self._pool = Pool(url, "state store")
+        self, url: str, clock: Callable[[], datetime] | None = None, *, lease_s: float = LEASE_S, host: str = "",
+        reads_only: bool = False,
+    ) -> None:  # fmt: skip
+        self._pool = Pool(url, "state store", reads_only=reads_only)
         self.clock, self.host = clock, host
         self.uptime = boottime if clock is None and self._pool.is_sqlite else None
         """Seconds that nobody can set, beside a clock that somebody can: this host's, where the store has none."""

@@ -21,6 +21,7 @@ from stellerd.loop import Loop
 from stellerd.managed import Managed
 from stellerd.operator import Operator
 from stellerd.reload import Change, Effect, changes
+from stellerd.run_requests import RunRequests
 from stellerd.secret import redact
 from stellerd.signals import SignalPipe
 from stellerd.states import Event, State
@@ -44,6 +45,7 @@ class Supervisor:
         self.log = log.get()
         self.started = datetime.now(UTC)
         self.fleet = Fleet(config, self.loop, sink, style, self.announce)
+        self.runs = RunRequests(self.fleet)
         self.stopping = False
         self.refused: dict[str, str] | None = None
         """When (`at`) and why (`reason`) the last reload changed nothing; None once one was good."""
@@ -100,7 +102,7 @@ class Supervisor:
         self.loop.after(interval, lambda: self._feed_watchdog(interval))
 
     def _close(self) -> None:
-        for job in self.fleet.jobs.values():
+        for job in self.fleet.everybody():
             if job.process:
                 job.process.kill()
         if hasattr(self, "control"):
@@ -177,8 +179,8 @@ class Supervisor:
     def handle_quit(self) -> None:
         """Every process's Python stacks into the log."""
         self.log.warning("stacks asked for", traceback="".join(traceback.format_stack()))
-        for job in self.fleet.jobs.values():
-            if job.process and job.ready_at is not None:  # before that its handler may not be in place
+        for job in self.fleet.everybody():
+            if job.process and (job.ready_at is not None or job.run):  # before that its handler may not be in place
                 job.process.signal(DUMP_SIGNAL)
 
     def shut_down(self) -> None:
@@ -188,6 +190,7 @@ class Supervisor:
         timeout = self.config.supervisor.stop_timeout
         self.manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}")
         self.log.info("stopping")
+        self.runs.end_all("the daemon is stopping")
         for job in self.fleet.jobs.values():
             job.restart_wanted = False
             self.fleet.dispatch(job, Event.STOP)
@@ -220,6 +223,7 @@ class Supervisor:
             self.announce()
         found = changes(self.config, new)
         self.config = self.fleet.config = new
+        self.runs.end_those_not_in(new.jobs, "the job was removed from the configuration")
         log.set_level(new.supervisor.log_level)
         self.log.info("reloaded", changes=[change.to_json() for change in found])
         self._apply(found)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stellerd import log, migrate, views
+from stellerd import log, migrate, reading, views
 from stellerd.config import Config
 from stellerd.errors import StellerdError
 from stellerd.once import Once
@@ -37,7 +37,7 @@ def check(config: Config, as_json: bool) -> int:
     log.configure("error", log.style_of(config.supervisor.log_format))
     rows = [_row("state store", *_store_problems(config))]
     for job in config.jobs:
-        result = Once(config, job, lambda message: None).run("databases")
+        result = Once(config, job).run("databases")
         found = [(one["problem"], one["sql"]) for one in result.run["problems"]] if result.run else []
         rows.append(_row(job, found, result.exit_code, result.reason))
     views.databases(rows, as_json)
@@ -54,7 +54,10 @@ def _store_problems(config: Config) -> tuple[list[tuple[str, str]], int, str]:
     """(problems, exit code, why it could not be looked at)."""
     url = config.state_url()
     try:
-        migrate.init(url)
+        with reading.store(url) as (_, is_there):
+            pass
+        if not is_there:
+            return [], 0, "not made yet; the daemon makes it where it may, or: stellerd db init"
         found = [(difference, "") for difference in migrate.differences(url)]
         return found + migrate.missing_grants(url), 0, ""
     except StellerdError as error:

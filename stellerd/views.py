@@ -100,9 +100,20 @@ def status(reply: dict[str, Any], as_json: bool) -> None:
         pid = str(job["pid"] or "-")
         table.add_row(job["job"], _colored(job["state"]), pid, up, _last(job), _next(job), _note(job))
     _print(table)
+    for run in reply.get("run_once", ()):  # a daemon of the version before does not know it
+        click.echo(_once_row(run))
     for job in reply["jobs"]:
         if job["detail"]:
             click.echo(f"\n{job['job']}:\n{clean_lines(job['detail'].rstrip())}")
+
+
+def _once_row(run: dict[str, Any]) -> str:
+    done = run["progress"]
+    far = f", {done['done']:,}/{done['total'] or '?'} {clean(done['unit'])}" if done else ""
+    ending = f", ending: {clean(run['ending'])}" if run["ending"] else ""
+    state = "running" if run["run"] else "waiting"
+    who = f"pid {run['pid']}, user {run['uid']}, began {_moment(run['since'])}"
+    return f"run-once {run['job']}: {state}, {who}{far}{ending}"
 
 
 def _last(job: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def test_run_once_times_out(tmp_path: Path) -> None:
     hangs = job("signal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)")
     result = command(tmp_path, {"it": hangs}, "[jobs.it]\ntimeout = '300ms'\n").cli("run-once", "it")
     assert result.returncode == 1
-    assert "timeout after 300ms" in result.stdout
+    assert "timeout: the run took longer than 300ms" in result.stdout
 
 
 def test_settings_can_be_changed_for_one_run(tmp_path: Path) -> None:

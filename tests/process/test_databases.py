@@ -39,7 +39,9 @@ def test_a_store_is_made_once(tmp_path: Path) -> None:
 
 
 def test_all_is_well(tmp_path: Path) -> None:
-    result = Daemon(tmp_path, {"it": QUIET}, TOML).cli("db", "check")
+    daemon = Daemon(tmp_path, {"it": QUIET}, TOML)
+    daemon.cli("db", "init")
+    result = daemon.cli("db", "check")
     assert (result.returncode, result.stdout) == (0, "state store: ok\nit: ok\n")
 
 
@@ -58,7 +60,9 @@ def test_a_database_that_cannot_be_reached_is_69(tmp_path: Path) -> None:
         "    def run(",
         "    def database_problems(self, ctx):\n        raise errors.Unreachable('no server')\n    def run(",
     )
-    result = Daemon(tmp_path, {"it": away}, TOML).cli("db", "check")
+    daemon = Daemon(tmp_path, {"it": away}, TOML)
+    daemon.cli("db", "init")
+    result = daemon.cli("db", "check")
     assert (result.returncode, result.stdout) == (69, "state store: ok\nit: no server\n")
 
 

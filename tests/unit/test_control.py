@@ -24,6 +24,21 @@ from stellerd.loop import Loop
 NOBODY = 65534
 
 
+class Talk:
+    """What a command goes on with."""
+
+    def __init__(self, peer: control.Client) -> None:
+        self.peer = peer
+        self.heard: list[bytes] = []
+        self.is_lost = False
+
+    def hear(self, line: bytes) -> None:
+        self.heard.append(line)
+
+    def lost(self) -> None:
+        self.is_lost = True
+
+
 class Daemon:
     """A control socket on a loop of its own in this thread; `turn_while` serves until a condition holds."""
 
@@ -38,11 +53,18 @@ class Daemon:
             "big": (False, lambda request: {"text": "x" * 1_000_000}),
             "change": (True, self.change),
             "refuse": (False, self.refuse),
+            "talk": (True, control.Opens(self.talk)),
         })  # fmt: skip
+        self.talks: list[Talk] = []
 
     def change(self, request: dict[str, Any]) -> dict[str, Any]:
         self.changed.append(request)
         return {"done": True}
+
+    def talk(self, request: dict[str, Any], peer: control.Client) -> dict[str, Any]:
+        peer.talk = Talk(peer)
+        self.talks.append(peer.talk)
+        return {"begun": True}
 
     def refuse(self, request: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("no such thing")
@@ -166,7 +188,7 @@ def test_the_client_and_the_socket_understand_each_other(daemon: Daemon) -> None
 )  # fmt: skip
 def test_what_is_no_request_gets_an_answer_and_harms_nobody(daemon: Daemon, line: bytes) -> None:
     reply = json.loads(daemon.say(line + b"\n"))
-    assert reply == {"ok": False, "error": "not a request; commands are: status, big, change, refuse", "code": 2}
+    assert reply == {"ok": False, "error": "not a request; commands are: status, big, change, refuse, talk", "code": 2}
     assert daemon.asks({"command": "status"})["ok"]
 
 
@@ -415,3 +437,64 @@ def test_of_daemons_that_start_at_once_one_has_the_socket(tmp_path: Path) -> Non
         assert len(winners) == 1
         assert control._answers(path)
         winners[0].close()
+
+
+# --- those who stay
+
+
+def test_what_a_client_says_in_a_talk_is_heard_and_its_end_noticed(daemon: Daemon) -> None:
+    with daemon.connect() as connection:
+        assert json.loads(daemon.say(b'{"command": "talk"}\n', connection)) == {"ok": True, "begun": True}
+        [talk] = daemon.talks
+        connection.sendall(b"one\ntwo\n")
+        daemon.serve(lambda: len(talk.heard) == 2)
+        assert talk.heard == [b"one", b"two"]
+    daemon.serve(lambda: talk.is_lost)
+    assert not daemon.control.clients
+
+
+def test_a_talk_may_be_silent_and_is_not_pushed_out(daemon: Daemon) -> None:
+    with daemon.connect() as connection:
+        daemon.say(b'{"command": "talk"}\n', connection)
+        others = [daemon.connect() for _ in range(MAX_CLIENTS + 5)]
+        daemon.say(b'{"command": "status"}\n', others[-1])  # now all of them were let in
+        assert len(daemon.control.clients) == MAX_CLIENTS + 1
+        daemon.late += 3 * IDLE_S
+        daemon.serve(lambda: len(daemon.control.clients) == 1)
+        assert not daemon.talks[0].is_lost
+        peer = daemon.talks[0].peer
+        peer.talk = None  # it is over: now it is one of many
+        daemon.late += 3 * IDLE_S
+        daemon.serve(lambda: not daemon.control.clients)
+        for other in others:
+            other.close()
+
+
+def test_what_may_be_missed_is_when_a_client_does_not_read(daemon: Daemon) -> None:
+    with daemon.connect() as connection:
+        daemon.say(b'{"command": "talk"}\n', connection)
+        peer = daemon.talks[0].peer
+        for number in range(200_000):
+            peer.tell({"event": "progress", "number": number}, may_miss=True)
+        assert len(peer._out) < 2 * control.ROOM
+        peer.tell({"event": "result"})
+        seen: list[dict[str, Any]] = []
+
+        def read() -> None:
+            for line in connection.makefile("rb"):
+                seen.append(json.loads(line))
+                if seen[-1]["event"] == "result":
+                    return
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        daemon.serve(lambda: not thread.is_alive())
+        numbers = [message["number"] for message in seen[:-1]]
+        assert numbers == sorted(numbers)
+        assert 0 < len(numbers) < 200_000
+
+
+def test_only_those_who_may_change_something_may_talk(daemon: Daemon) -> None:
+    peer = type("Peer", (), {"uid": NOBODY})
+    assert not daemon.control.answer(b'{"command": "talk"}', NOBODY, peer)["ok"]  # type: ignore[arg-type]
+    assert not daemon.talks

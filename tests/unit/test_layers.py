@@ -17,24 +17,25 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 LAYERS = {  # top to bottom; a module may import its own row and the rows of smaller numbers
-    "4": "attended cli limits once options spooling testing upkeep views",
-    "3 parent": "control daemon fleet guardian holds logpump loop managed operator preload process reload supervisor "
-    "watch",
+    "4": "acting attended cli limits once options spooling testing upkeep views",
+    "3 parent": "control daemon fleet guardian holds logpump loop managed once_run operator preload process reload "
+    "run_requests supervisor watch",
     "3 child": "assembly buckets child clockstep context database durable http intime keeper limiter line "
-    "migrate migrations patient pruning queries rehearsal runner schema session statements store "
+    "migrate migrations patient pruning queries reading rehearsal runner schema session statements store "
     "surroundings ticker warmup",
     "3 outside": "client",
     "2": "registry",
     "1": "channel config hookspecs log secret settings systemd tomllines tomlschema",
     # the standard library only
     "0": "__init__ backoff claims durations errors heartbeat hosts job locate memory signals slots states status "
-    "texts unpack walltimer",
+    "texts unpack walltimer wire",
 }
 ACROSS = {("process", "child")}  # the one door between the sides: the forked child's entry
 HOLDERS = {  # import name: the modules of the core that may have it
     "multiprocess": "process",
     "requests": "http intime warmup",
-    "sqlalchemy": "assembly buckets database migrate migrations pruning queries schema session statements store warmup",
+    "sqlalchemy": "assembly buckets database migrate migrations pruning queries reading schema session statements "
+    "store warmup",
     "urllib3": "http intime",
     "msgspec": "",
     "pika": "",
