@@ -55,6 +55,10 @@ class Opens:
 Command = tuple[bool, Callable[[dict[str, Any]], dict[str, Any]] | Opens]
 
 
+class Occupied(Unreachable):
+    """Another daemon is taking this place at the moment: to be tried again."""
+
+
 class Control:
     """Listens at `path`, where a command that changes something is for root and for the daemon's own user alone."""
 
@@ -232,11 +236,11 @@ class Client:
 def _listen(path: Path) -> socket.socket:
     """Bind without a moment of wrong permissions; the folder is ours or is made so.
 
-    Raises: Unreachable when another daemon answers there or the folder cannot be used.
+    Raises: Occupied; Unreachable when another daemon answers there or the folder cannot be used.
     """
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        with _alone_in(path.parent):
+        with _alone_at(path):
             return _bind(path)
     except OSError as error:
         raise Unreachable(f"control socket {path}: {os.strerror(error.errno or 0)}") from None
@@ -292,14 +296,34 @@ def _user_name(uid: int) -> str:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Two daemons that start at once must not each take the other's socket for one that was left behind."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _alone_at(path: Path) -> Iterator[None]:
+    """Two daemons that start at once must not each take the other's socket for one that was left behind.
+
+    The lock is on a file of its own that nobody else may open: whoever can open the folder could hold one on that.
+    Raises: Occupied, at once.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        found = os.fstat(fd)
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o077:
+            raise Unreachable(f"{lock} is in the way: others may open it; remove it")
+        if not _is_locked(fd) or not os.path.samestat(found, os.stat(lock)):  # the one before removed it
+            raise Occupied(f"control socket {path}: another stellerd that is starting holds {lock}")
+        try:
+            yield
+        finally:
+            lock.unlink()
     finally:
         os.close(fd)
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _answers(path: Path) -> bool:
@@ -307,6 +331,8 @@ def _answers(path: Path) -> bool:
         probe.settimeout(2.0)
         try:
             probe.connect(name)
+        except BlockingIOError:  # somebody listens, and has more clients than it accepts: it may be stopped
+            return True
         except OSError:
             return False
         return True

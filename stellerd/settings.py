@@ -257,7 +257,9 @@ class JobSettings(Settings):
     umask: str = Field("", description='File mode mask, as in "027"; "": the daemon\'s.', pattern="^[0-7]{0,4}$")
     nice: int = Field(0, ge=0, le=19, description="Added to the daemon's niceness.")
     rlimits: dict[Literal["AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK"], Size] = Field(
-        default_factory=dict, description='Resource limits, as in { NOFILE = 1024, AS = "2GiB" }.'
+        default_factory=dict,
+        description='Resource limits, as in { NOFILE = 1024, AS = "2GiB" }. CORE is 0 unless it is here: '
+        "a core file holds the job's secrets.",
     )
     user: str = Field("", description="Run as this user; only when the daemon runs as root.")
     settings: dict[str, Any] = Field(default_factory=dict, description="The plugin's own settings.")

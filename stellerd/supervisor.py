@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from stellerd import config, log, systemd
 from stellerd.channel import DUMP_SIGNAL
 from stellerd.config import Config
-from stellerd.control import Control
+from stellerd.control import Control, Occupied
 from stellerd.errors import ConfigError, StellerdError, UsageError
 from stellerd.fleet import Fleet
 from stellerd.logpump import Sink
@@ -31,6 +31,7 @@ from stellerd.texts import short_line
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 FIRST_WORD_S = 5.0
 """READY is said at the latest so long after the start."""
+_OCCUPIED_S, _LOOK_AGAIN_S = 10.0, 0.05
 _REASON_CHARS = 200
 """How much of a refused reload's reason the service manager is told."""
 
@@ -65,11 +66,10 @@ class Supervisor:
         self.signals = SignalPipe(handlers)
         self.loop.add(self.signals.fd, lambda events: self._on_signals(handlers))
         try:
-            self.control = Control(
-                self.loop, self.config.path(self.config.supervisor.socket), Operator(self).commands()
-            )
-            self._admit_admins()
-            self._start_all()
+            self._open_control()
+            if not self.stopping:
+                self._admit_admins()
+                self._start_all()
             while not (self.stopping and self.fleet.all_down()):
                 self.loop.turn()
         finally:
@@ -85,6 +85,22 @@ class Supervisor:
                 self.control.admit(settings.admin_group, self.config.path(settings.admin_socket))
             except StellerdError as error:
                 self.log.error("no socket for the admin group", group=settings.admin_group, reason=str(error))
+
+    def _open_control(self) -> None:
+        """While another daemon that starts is at it, wait a moment, and heed signals meanwhile.
+
+        Raises: Unreachable
+        """
+        path = self.config.path(self.config.supervisor.socket)
+        while not self.stopping:
+            try:
+                self.control = Control(self.loop, path, Operator(self).commands())
+                return
+            except Occupied:
+                if self.loop.clock() - self._began > _OCCUPIED_S:
+                    raise
+            self.loop.after(_LOOK_AGAIN_S, lambda: None)
+            self.loop.turn()
 
     def _start_all(self) -> None:
         self.log.info("started", pid=os.getpid(), config=str(self.config.file), jobs=list(self.fleet.jobs))

@@ -23,6 +23,7 @@ def apply(job: JobSettings, where: str) -> None:
             os.umask(int(job.umask, 8))
         if job.nice:
             os.nice(job.nice)
+        _no_core_file()
         for name, value in job.rlimits.items():
             _, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value if os.geteuid() == 0 else hard))
@@ -30,6 +31,13 @@ def apply(job: JobSettings, where: str) -> None:
             _become(job.user, where)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _no_core_file() -> None:
+    """It would hold the job's secrets: there is one only where `rlimits` says so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if soft:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def _become(user: str, where: str) -> None:

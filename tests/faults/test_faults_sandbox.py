@@ -117,3 +117,22 @@ def test_a_daemon_that_sees_nobody_leaves_a_live_run_once_alone(tmp_path: Path) 
                 assert json.loads(once.stdout.read())["run"]["state"] == "ok"
         finally:
             (tmp_path / "go").touch()
+
+
+# --- core files
+
+
+def test_no_job_leaves_a_core_file_with_its_secrets_unless_it_is_configured(tmp_path: Path) -> None:
+    shows = job("import resource\nreturn Skipped(str(resource.getrlimit(resource.RLIMIT_CORE)[0]))")
+    crashes = job("os.abort()")
+    toml = f"[jobs.a]\n[jobs.b]\nplugin = 'a'\nrlimits = {{ CORE = '8KiB' }}\n[jobs.c]\ncwd = '{tmp_path / 'cores'}'\n"
+    (tmp_path / "cores").mkdir()
+    daemon = FaultDaemon(tmp_path, {"a": shows, "c": crashes}, toml)
+    daemon.prefix = ["prlimit", "--core=unlimited", "--"]
+    with daemon:
+        for name, limit in {"a": "0", "b": "8192"}.items():
+            assert daemon.until_job(name, lambda entry: entry["last_run"])["last_run"]["reason"] == limit
+            command = [*daemon.prefix, sys.executable, "-m", "stellerd.cli", "-c", str(daemon.config), "run-once", name]
+            assert limit in subprocess.run(command, env=daemon.env, capture_output=True, text=True, check=True).stdout
+        daemon.until_job("c", lambda entry: entry["restarts"])
+    assert list((tmp_path / "cores").iterdir()) == []

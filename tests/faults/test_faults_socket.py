@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon import QUIET, WAITS
+from daemon import QUIET, WAITS, until
 from faults.helpers import FaultDaemon, jobs, resident, seconds, write_raw
 
 from stellerd.control import Control
@@ -68,3 +71,45 @@ def test_a_client_is_dropped_for_silence_and_not_for_its_age(tmp_path: Path) -> 
         assert client.recv(100) == b""
     control.close()
     loop.close()
+
+
+# --- a place that somebody keeps
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file or a folder."""
+    fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def test_a_lock_on_the_folder_of_the_socket_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    """Whoever may read the folder can take one: a member of the group."""
+    with locked(tmp_path), FaultDaemon(tmp_path, {"it": QUIET}, "[jobs.it]\n") as daemon:
+        daemon.until_job("it", lambda entry: entry["last_run"])
+        assert daemon.end() == 0
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_start_that_waits_for_another_one_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    daemon = FaultDaemon(tmp_path, {"it": QUIET}, "[jobs.it]\n")
+    with locked(tmp_path / "control.sock.lock"):
+        daemon.start()
+        until(daemon.children, what="its guardian")
+        assert seconds(daemon.end) < 2
+    assert not daemon.socket.exists()
+    assert not daemon.events("started")
+
+
+def test_a_start_that_waits_for_another_one_goes_on_after_it(tmp_path: Path) -> None:
+    daemon = FaultDaemon(tmp_path, {"it": QUIET}, "[jobs.it]\n")
+    with locked(tmp_path / "control.sock.lock"):
+        daemon.start()
+        until(daemon.children, what="its guardian")
+        assert not daemon.socket.exists()
+    until(daemon._answers)
+    assert daemon.end() == 0

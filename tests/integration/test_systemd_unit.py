@@ -81,6 +81,13 @@ def test_the_unit_restarts_for_ever_except_for_a_wrong_configuration() -> None:
     assert wanted - directives(UNIT.read_text()) == set()
 
 
+def test_nothing_that_the_service_may_write_to_can_be_executed() -> None:
+    """What is mounted for a service alone is not covered by "/"."""
+    (line,) = [line for line in directives(UNIT.read_text()) if line.startswith("NoExecPaths=")]
+    denied = {path.removeprefix("-") for path in line.partition("=")[2].split()}
+    assert {"/", "/var/lib/stellerd", "/run/stellerd", "/tmp", "/var/tmp", "/dev/shm"} <= denied
+
+
 def test_the_user_of_the_unit_can_be_made(tmp_path: Path) -> None:
     command = [
         tool("systemd-sysusers"),

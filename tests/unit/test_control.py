@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -495,6 +496,43 @@ def test_what_may_be_missed_is_when_a_client_does_not_read(daemon: Daemon) -> No
 
 
 def test_only_those_who_may_change_something_may_talk(daemon: Daemon) -> None:
-    peer = type("Peer", (), {"uid": NOBODY})
+    peer = type("Peer", (), {"uid": NOBODY, "group": ""})
     assert not daemon.control.answer(b'{"command": "talk"}', NOBODY, peer)["ok"]  # type: ignore[arg-type]
     assert not daemon.talks
+
+
+def test_a_place_that_another_start_takes_is_told_at_once(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "s.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(control.Occupied, match=r"another stellerd that is starting holds .*/s\.lock"):
+        Daemon(tmp_path / "s")
+    os.close(fd)
+    Daemon(tmp_path / "s").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link"])
+def test_a_lock_file_of_somebody_else_is_refused(tmp_path: Path, kind: str) -> None:
+    lock = tmp_path / "s.lock"
+    if kind == "a link":
+        lock.symlink_to(tmp_path / "precious")
+    else:
+        lock.touch()
+        lock.chmod(0o666)
+    with pytest.raises(Unreachable, match=r"Too many levels|others may open it; remove it"):
+        Daemon(tmp_path / "s")
+    assert not (tmp_path / "precious").exists()
+
+
+def test_the_socket_of_a_stopped_daemon_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as clients:
+        busy.bind(str(tmp_path / "s"))
+        busy.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(tmp_path / "s"))
+        with pytest.raises(Unreachable, match="another stellerd is running"):
+            Daemon(tmp_path / "s")
+        assert (tmp_path / "s").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from stellerd import config
+from stellerd.control import Occupied
 from stellerd.logpump import Sink
 from stellerd.supervisor import Supervisor
 
@@ -29,7 +31,7 @@ class Stub:
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     null = os.open(os.devnull, os.O_WRONLY)
-    text = f'[supervisor]\nholds = "{tmp_path}/holds.json"\n[jobs.a]\n'
+    text = f'[supervisor]\nholds = "{tmp_path}/holds.json"\nsocket = "{tmp_path}/s"\n[jobs.a]\n'
     made = Supervisor(config.parse(text, tmp_path / "x.toml"), Sink(null), "json")
     yield made
     made.loop.close()
@@ -57,3 +59,14 @@ def test_a_message_that_means_nothing_changes_nothing(supervisor: Supervisor, me
     job.process = process  # type: ignore[assignment]
     supervisor.fleet.on_message(job, message)
     assert not process.killed
+
+
+def test_a_place_that_stays_occupied_ends_the_start(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stellerd.supervisor._OCCUPIED_S", 0.2)
+    fd = os.open(tmp_path / "s.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(Occupied):
+        supervisor._open_control()
+    os.close(fd)
