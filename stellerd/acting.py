@@ -5,6 +5,7 @@ Only commands that work on the state themselves need it; what the daemon is aske
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from pathlib import Path
@@ -37,8 +38,11 @@ def _owner(config: Config) -> os.stat_result | None:
         places = [config.state_folder(), config.state_file()]
     except ConfigError:  # a secret is missing: the command will say so
         return None
-    found = [place.stat() for place in places if place is not None and place.exists()]
-    return next((one for one in found if one.st_uid != 0), None)
+    for place in places:
+        with contextlib.suppress(OSError):  # it is not there, or not for this root
+            if place is not None and (found := place.stat()).st_uid != 0:
+                return found
+    return None
 
 
 def _become(uid: int, gid: int) -> None:

@@ -59,7 +59,7 @@ def main(assignment: Assignment, channel: Channel, log_fd: int | None) -> None:
 def _last_words(assignment: Assignment, channel: Channel, code: int, reason: str, detail: str) -> None:
     reason, detail = redact(reason), redact(detail)
     channel.send("failed", reason=reason, detail=detail, code=code)
-    if not assignment.attended:  # there the command line says it
+    if assignment.mode == "serve":  # else whoever asked for it says it
         log.get(job=assignment.job).error("cannot work", reason=reason, **({"traceback": detail} if detail else {}))
 
 

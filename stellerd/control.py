@@ -31,9 +31,6 @@ _REQUESTS_PER_TURN = 64  # whoever asks more at once waits for the rest of the l
 _UNMAPPED = 65534  # what user_namespaces(7) shows of users and groups outside
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
-ROOM = 64 * 1024
-"""What an event that may be missed finds room in; a client that has not read so much gets no more of them."""
-
 
 class Talk(Protocol):
     """What goes on between a command and its client after the first reply."""
@@ -211,14 +208,16 @@ class Client:
                 del self._out[:sent]
         self.loop.modify(self.socket.fileno(), (0 if self._more else IN) | (OUT if self._out else 0))
 
-    def tell(self, message: dict[str, Any], *, may_miss: bool = False) -> None:
-        """A message that no request asked for; one that may be missed is, by a client that does not read."""
-        if self in self.control.clients and not (may_miss and len(self._out) > ROOM):
-            self._out += wire.encode(message)
-            try:
-                self._send()
-            except OSError:
-                self.close()
+    def tell(self, message: dict[str, Any], room: int = MAX_UNREAD) -> bool:
+        """A message that no request asked for; False, and it is missed, when the client has not read `room` bytes."""
+        if self not in self.control.clients or len(self._out) > room:
+            return False
+        self._out += wire.encode(message)
+        try:
+            self._send()
+        except OSError:
+            self.close()
+        return True
 
     def close(self) -> None:
         """Hang up."""

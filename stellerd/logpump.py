@@ -135,6 +135,8 @@ class LogPump:
         """The last blocks, each with its number of lines; together few more than TAIL_LINES."""
         self.count = lines_before
         """Lines so far, those of earlier processes included; the newest has this number."""
+        self.also: Callable[[bytes], None] | None = None
+        """Gets each block of lines too."""
         os.set_blocking(fd, False)
         self._partial = b""
         self._tail_lines = self._tail_chars = 0
@@ -194,6 +196,8 @@ class LogPump:
         self._keep(block, lines)
         self.count += lines
         self.sink.block(block, lines, b"".join(map(_level, each)) or b"6")
+        if self.also:
+            self.also(block)
 
     def _each(self, lines: list[bytes], at: str) -> list[bytes]:
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from stellerd.once_run import INTERRUPTED, OnceRun, Result
 from stellerd.signals import SignalPipe
 from stellerd.watch import Watch
 
+_COLOR = re.compile("\x1b\\[[0-9;]*m")
 Mode = Literal["once", "check", "settings", "schema", "databases"]
 Show = Callable[[Message], None]
 """Gets each progress message."""
@@ -37,6 +39,8 @@ class _Attended:
         self.loop = Loop()
         self.result: Result | None = None
         self._show = show
+        self._is_gone = False
+        self._interrupt: Callable[[], None] = _nothing
 
     def turn(self, interrupt: Callable[[], None]) -> Result:
         """Blocks until the result is there."""
@@ -55,11 +59,24 @@ class _Attended:
 
     def show(self, message: Message) -> None:
         """Progress, for as long as somebody can see it."""
+        self._to_terminal(lambda: self._show(message))
+
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        self._to_terminal(lambda: click.echo(text, err=True))
+
+    def _to_terminal(self, write: Callable[[], None]) -> None:
+        if self._is_gone:
+            return
         try:
-            self._show(message)
-        except OSError:  # the terminal is gone, and SIGHUP may have been too early or ignored
-            self._show = _nobody
+            write()
+        except OSError:  # the terminal is gone, and SIGHUP may have been too early or is ignored
+            self._is_gone = True
             self._interrupt()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _nobody(message: Message) -> None:
@@ -143,10 +160,18 @@ class Remote(_Attended):
             event = message.pop("event", "")
             if event == "progress":
                 self.show(message)
+            elif event == "lines":
+                self._say_missed(message)
+                self.say(str(texts.clean_lines(_COLOR.sub("", message["text"]))))
             elif event == "ending":
-                click.echo(f"stellerd: {texts.clean(str(message.get('reason')))}: the run is asked to end", err=True)
+                self.say(f"stellerd: {texts.clean(str(message.get('reason')))}: the run is asked to end")
             elif event == "result":
+                self._say_missed(message)
                 self.result = Result(**{key: message[key] for key in ("exit_code", "run", "reason", "detail")})
+
+    def _say_missed(self, message: dict[str, Any]) -> None:
+        if message["missed"]:
+            self.say(f"stellerd: {message['missed']} lines are in the daemon's log only")
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

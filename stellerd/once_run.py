@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +13,7 @@ from stellerd.channel import Assignment, Message
 from stellerd.config import Config
 from stellerd.errors import UsageError
 from stellerd.guardian import Guard
-from stellerd.logpump import LogPump, Sink
+from stellerd.logpump import Sink
 from stellerd.loop import Loop
 from stellerd.managed import Managed
 from stellerd.memory import OomWitness
@@ -25,9 +23,8 @@ from stellerd.watch import Watch
 
 INTERRUPTED = 130
 PLUGIN_CRASHED = 70
-_TRACEBACK_LINES = 100
-_CLOSING_S = 30.0
-"""The longest that recording a crash may take: the store may be away."""
+_CLOSING_S = 10.0
+"""The longest that recording a crash may take: the store may be away, and the daemon may be stopping."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,18 @@ class Ending:
 class OnceRun:
     """`entry` is what is known of its process; `show(kind, fields)` gets what it tells on the way, `done` the result.
 
-    Raises: OSError when it cannot be forked.
+    `lines(text)` gets what it prints and logs, where that goes into a pipe. Raises: OSError when it cannot be forked.
     """
 
     def __init__(
         self, loop: Loop, assignment: Assignment, sink: Sink, guard: Guard, watch: Watch, oom: OomWitness,
         show: Callable[[str, Message], None], done: Callable[[Result], None],
+        lines: Callable[[bytes], None] = lambda text: None,
     ) -> None:  # fmt: skip
         self.loop, self.assignment, self.sink, self.guard, self.watch, self.oom = (
             loop, assignment, sink, guard, watch, oom,
         )  # fmt: skip
-        self.show, self.done = show, done
+        self.show, self.done, self.lines = show, done, lines
         self.entry = Managed(assignment.job, assignment.config.jobs[assignment.job])
         self.began = datetime.now(UTC)
         self.ending: Ending | None = None
@@ -79,6 +77,8 @@ class OnceRun:
         self.entry.heartbeat = assignment.heartbeat
         self.entry.process = Process(self.loop, assignment, self.sink, self._heard, on_death, pump=pump)
         self.guard.watch(self.entry.process.pid)
+        if self.entry.process.log:
+            self.entry.process.log.also = self.lines
 
     def end(self, reason: str, exit_code: int) -> None:
         """Ask it to end within its grace, unless it was asked already; `exit_code` stands for `reason`."""
@@ -124,8 +124,6 @@ class OnceRun:
 
     def _died(self, death: Death) -> None:
         result, state = self._judged(death), self.entry.state_of_death()
-        if result.exit_code == PLUGIN_CRASHED and not result.detail and self.entry.process and self.entry.process.log:
-            result = replace(result, detail=_last_traceback(self.entry.process.log))
         self._forget()
         if self.started is None or result.run is not None:
             self.done(result)
@@ -172,20 +170,6 @@ class OnceRun:
             return
         assert self.entry.process is not None
         self.entry.timers.append(self.loop.after(_CLOSING_S, self.entry.process.kill))
-
-
-def _last_traceback(lines: LogPump) -> str:
-    """Of what a process logged that nobody saw."""
-    kept = [text for _, text in lines.since(0)]
-    for text in reversed(kept):
-        with contextlib.suppress(ValueError, RecursionError):
-            logged = json.loads(text)
-            if isinstance(logged, dict) and logged.get("traceback"):
-                return str(logged["traceback"])
-    start = next(
-        (n for n, text in reversed(list(enumerate(kept))) if "Traceback (most recent call last)" in text), None
-    )
-    return "" if start is None else "\n".join(kept[start : start + _TRACEBACK_LINES]) + "\n"
 
 
 def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:

@@ -34,9 +34,13 @@ def store(url: str, host: str = "") -> Iterator[tuple[Store, bool]]:
 
 def revision(url: str) -> str | None:
     """The version of the store's tables; None: there are none. Raises: Unreachable."""
-    file = database.file_of(database.parse(url, _NAME))
-    if file is not None and not file.exists():
-        return None
+    if (file := database.file_of(database.parse(url, _NAME))) is not None:
+        try:
+            file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise Unreachable(f"{_NAME} {file}: {error.strerror}") from None
     found = Store(url, reads_only=True)
     try:
         return found.revision()
@@ -66,7 +70,7 @@ def prove(url: str, host: str = "") -> None:
 
 
 def _prove_folder(folder: Path) -> None:
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    there = next(one for one in (folder, *folder.parents) if os.path.exists(one))
     if not os.access(there, os.W_OK | os.X_OK):
         raise Unreachable(f"{_NAME}: cannot write into {there}: Permission denied")
 

@@ -25,6 +25,10 @@ _MAX_SETS = 100
 _MAX_WAIT_S = 366 * 86400.0
 _PROGRESS_S = 0.1
 """A client is told of progress no more often."""
+_PROGRESS_ROOM, _LINES_ROOM = 64 * 1024, 1024 * 1024
+"""Bytes that a client may leave unread before it misses progress, or lines."""
+_LINES_PER_S = 1024 * 1024
+"""Bytes of lines that a client is told of in a second; the daemon's log has all of them."""
 _RECORD_CHARS = 1024 * 1024
 _TEXT_CHARS = 64 * 1024
 TRY_LATER = Busy.exit_code
@@ -87,11 +91,13 @@ class Visit:
         self.requests, self.client, self.fleet = requests, client, requests.fleet
         self.log = log.get()
         self._told_at = -_PROGRESS_S
+        self._second, self._bytes, self._missed = 0, 0, 0
         fleet = self.fleet
         try:
             self.run = OnceRun(
-                fleet.loop, assignment, fleet.sink, fleet.guard, fleet.watch, fleet.oom, self._show, self._done
-            )
+                fleet.loop, assignment, fleet.sink, fleet.guard, fleet.watch, fleet.oom, self._show, self._done,
+                self._lines,
+            )  # fmt: skip
         except OSError as error:
             if assignment.heartbeat:
                 assignment.heartbeat.release()
@@ -129,13 +135,28 @@ class Visit:
         if now - self._told_at >= _PROGRESS_S:
             self._told_at = now
             fields = {"done": message["done"], "total": message["total"], "unit": message["unit"][:40]}
-            self.client.tell({"event": kind, **fields}, may_miss=True)
+            self.client.tell({"event": kind, **fields}, _PROGRESS_ROOM)
+
+    def _lines(self, block: bytes) -> None:
+        second = int(self.fleet.loop.clock())
+        if second != self._second:
+            self._second, self._bytes = second, 0
+        self._bytes += len(block)
+        message = {"event": "lines", "text": block.decode("utf-8", "replace"), "missed": self._missed}
+        if self._bytes <= _LINES_PER_S and self.client.tell(message, _LINES_ROOM):
+            self._missed = 0
+        else:
+            self._missed += block.count(b"\n") + 1
 
     def _done(self, result: Result) -> None:
         self.requests.visits.remove(self)
         self.fleet.guests.remove(self.entry)
-        self.log.info("run-once ended", job=self.entry.name, exit_code=result.exit_code, reason=result.reason[:2000])
-        self.client.tell({"event": "result", **_bounded(result)})
+        fields = _bounded(result)
+        trace = {"traceback": fields["detail"]} if result.detail else {}
+        self.log.info(
+            "run-once ended", job=self.entry.name, exit_code=result.exit_code, reason=fields["reason"], **trace
+        )
+        self.client.tell({"event": "result", **fields, "missed": self._missed})
         self.client.talk, self.client.last_used = None, self.fleet.loop.clock()
 
     def to_json(self) -> dict[str, Any]:

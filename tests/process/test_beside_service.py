@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,11 +69,16 @@ def test_a_check_that_spends_a_limit_makes_the_store(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that other users reach; pytest's own is closed to them by any session of the same user that starts."""
+    with tempfile.TemporaryDirectory(prefix="stellerd-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
 def state(tmp_path: Path) -> Path:
     """A state folder of the service's user."""
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder != Path("/tmp"):
-            folder.chmod(folder.stat().st_mode | 0o011)
     folder = tmp_path / "lib"
     folder.mkdir(mode=0o700)
     os.chown(folder, OWNER, OWNER)
@@ -86,6 +93,7 @@ def command(daemon: Daemon, *arguments: str, **env: str) -> subprocess.Completed
         "import alembic.autogenerate, sqlalchemy.dialects.sqlite.pysqlite\n"
         "log.configure('error'); preload.preload([], 'sqlite', print)\n"
         f"acting.CREDENTIALS = tuple(map(acting.Path, {env.pop('CREDENTIALS', '').split()!r}))\n"
+        f"import os; os.setuid({env.pop('USER', 0)})\n"
         f"sys.argv = ['stellerd', '-c', {str(daemon.config)!r}, *{arguments!r}]\ncli.main()"
     )
     return subprocess.run(
@@ -105,6 +113,15 @@ def test_root_acts_for_the_owner_of_the_state(tmp_path: Path, state: Path) -> No
         done = command(daemon, *arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments
         assert set(files(state).values()) == {OWNER}
+
+
+@needs_root
+def test_a_store_of_others_is_told_to_be_theirs(tmp_path: Path, state: Path) -> None:
+    daemon = Daemon(tmp_path, {"it": QUIET}, f"[state]\nurl = 'sqlite:///{state}/state.db'\n{TOML}")
+    assert command(daemon, "db", "init").returncode == 0
+    done = command(daemon, "history", USER="65534")
+    assert done.returncode == 69
+    assert done.stderr == f"stellerd: state store {state}/state.db: Permission denied\n"
 
 
 @needs_root
