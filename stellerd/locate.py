@@ -6,6 +6,7 @@ imported, so that `stellerd status` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import os
@@ -34,8 +35,10 @@ def config_file(named: str | None) -> Path:
     if chosen:
         return Path(chosen)
     for candidate in map(Path, SEARCH):
-        if candidate.is_file():
-            return candidate
+        with contextlib.suppress(PermissionError):
+            if not candidate.is_file():
+                continue
+        return candidate  # or its folder is closed to this user: then `read` says to whom it is open
     raise ConfigError(f"no configuration found: looked for {' and '.join(SEARCH)}; name one with -c FILE")
 
 
@@ -47,7 +50,7 @@ def read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except PermissionError:
-        raise ConfigError(f"{file} is for {_readers(file)}: permission denied") from None
+        raise ConfigError(f"{file} is for {readers(file)}: permission denied") from None
     except OSError as error:
         raise ConfigError(f"{file}: {os.strerror(error.errno or 0)}") from None
     except UnicodeDecodeError as error:
@@ -59,12 +62,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _readers(file: Path) -> str:
-    """Who may read it: the owner and the group of the folder that is closed, or of the file."""
+def readers(file: Path) -> str:
+    """Who may read it, for whoever may not: root, and whom the folder that is closed lets in, or the file."""
     place = next((folder for folder in reversed(file.parents) if not os.access(folder, os.X_OK)), file)
     found = place.stat()
-    members = f" and the members of {_name(grp.getgrgid, found.st_gid)}" if found.st_mode & stat.S_IRGRP else ""
-    return f"{_name(pwd.getpwuid, found.st_uid)}{members}"
+    names = ["root"] if found.st_uid == 0 else ["root", f"the user {_name(pwd.getpwuid, found.st_uid)}"]
+    if found.st_mode & stat.S_IRGRP:
+        names.append(f"the members of {_name(grp.getgrgid, found.st_gid)}")
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _name(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:

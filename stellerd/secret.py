@@ -92,9 +92,7 @@ class Secret:
         name, folder = self._value, os.environ.get("CREDENTIALS_DIRECTORY")
         if folder and (Path(folder) / name).exists():
             return Path(folder) / name
-        cause = (
-            "" if folder else ": $CREDENTIALS_DIRECTORY is not set, and only root finds those of a service elsewhere"
-        )
+        cause = "" if folder else ": $CREDENTIALS_DIRECTORY is not set; a command beside the service finds it as root"
         raise ValueError(
             f'credential "{name}" is missing{cause}; a unit takes it by LoadCredential={name}:stellerd.{name} '
             f"from /etc/credstore/stellerd.{name} when it starts"

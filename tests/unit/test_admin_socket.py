@@ -6,6 +6,8 @@ import contextlib
 import grp
 import os
 import pwd
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from stellerd import client, locate
+from stellerd import client, control, locate
 from stellerd.control import Control
 from stellerd.errors import StellerdError
 from stellerd.loop import Loop
@@ -143,6 +145,24 @@ def test_no_group_and_no_folder_are_told(daemon: Control, group: grp.struct_grou
         daemon.admit(group.gr_name, daemon.path.parent / "x" / "s")
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_nobody_in_a_namespace_takes_no_stranger_for_itself(
+    daemon: Control, monkeypatch: pytest.MonkeyPatch, hidden: bool
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 65534)
+    monkeypatch.setattr(control, "_users_are_hidden", lambda: hidden)
+    assert daemon.answer(b'{"command": "change"}', 65534)["ok"] is not hidden
+    assert daemon.answer(b'{"command": "change"}', 0)["ok"]
+
+
+def test_a_user_namespace_is_noticed() -> None:
+    look = [sys.executable, "-c", "from stellerd import control; print(control._users_are_hidden())"]
+    inside = subprocess.run(
+        ["unshare", "--user", "--map-root-user", *look], capture_output=True, text=True, check=False
+    )
+    assert inside.stdout in ("True\n", "")  # "": this kernel does not allow one
+
+
 # --- which socket a command goes to
 
 
@@ -184,7 +204,8 @@ def test_settings_for_others_say_whose_they_are(group: grp.struct_group, daemon:
             os.setgroups([])
             os.setuid(OUTSIDER)
             try:
-                locate.read(folder / "stellerd.toml")
+                locate.SEARCH = (str(folder / "stellerd.toml"),)
+                locate.read(locate.config_file(None))
             except StellerdError as error:
                 said = f"{folder}/stellerd.toml is for root and the members of {group.gr_name}: permission denied"
                 os._exit(0 if str(error) == said else 2)

@@ -114,7 +114,7 @@ def test_a_credential_comes_from_the_folder_that_systemd_names(tmp_path: Path, m
 def test_a_credential_without_systemd_says_how_to_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(
-        ValueError, match=r'"key" is missing: \$CREDENTIALS_DIRECTORY is not set, .*LoadCredential=key:'
+        ValueError, match=r'"key" is missing: \$CREDENTIALS_DIRECTORY is not set; .*LoadCredential=key:'
     ):
         Secret("credential", "key").reveal()
 
