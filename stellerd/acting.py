@@ -23,13 +23,18 @@ def act_for_owner(config: Config) -> None:
 
     Raises: ConfigError when the state's place cannot be told; Unreachable when that user cannot be had.
     """
-    if "CREDENTIALS_DIRECTORY" not in os.environ:
-        for folder in reversed(CREDENTIALS):  # those in use count more
-            secret.hold_credentials(folder)
+    use_credentials()
     if os.geteuid() == 0:
         owner = _owner(config)
         if owner is not None and owner.st_uid != 0:
             _become(owner.st_uid, owner.st_gid)
+
+
+def use_credentials() -> None:
+    """Read the service's credentials, as far as this user may, unless this process has its own."""
+    if "CREDENTIALS_DIRECTORY" not in os.environ:
+        for folder in reversed(CREDENTIALS):  # those in use count more
+            secret.hold_credentials(folder)
 
 
 def _owner(config: Config) -> os.stat_result | None:
@@ -53,7 +58,7 @@ def _become(uid: int, gid: int) -> None:
     try:
         if entry:
             os.initgroups(entry.pw_name, entry.pw_gid)
-            os.environ |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+            os.environ["HOME"] = entry.pw_dir  # not LOGNAME: that is who did it (`stellerd history`)
         else:
             os.setgroups([])
         os.setgid(entry.pw_gid if entry else gid)

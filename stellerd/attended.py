@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stellerd import client, locate, log, options, texts, tomlschema, views
+from stellerd import acting, client, locate, log, options, texts, tomlschema, views
 from stellerd import config as configuration
 from stellerd.config import Config
 from stellerd.durations import parse_duration
@@ -119,6 +119,7 @@ def flush(named: str | None, source: str | None, target: str, as_json: bool) -> 
     from stellerd import spooling
 
     log.configure("warning")
+    acting.use_credentials()
     if spooling.has_password(target):
         click.echo("stellerd: other users can see the password on this command line: use --to @FILE", err=True)
     with views.Progress("spool", sys.stderr.isatty() and not as_json) as progress:

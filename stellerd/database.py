@@ -90,10 +90,14 @@ def make_folder(url: URL, name: str) -> None:
 def open_to_read(path: str, options: Mapping[str, Any]) -> sqlite3.Connection:
     """A connection to an SQLite file that is there already; it changes nothing in it.
 
-    Not SQLite's own mode=ro: such a connection leaves the log's files behind, made anew, where it was the only one.
+    Not SQLite's own mode=ro for whoever may write: such a connection leaves the log's files behind, made anew, where it
+    was the only one. Whoever may not takes a file without a log for one that nobody changes, or would leave files too.
     """
     if not options.get("uri"):
-        path = f"file:{quote(path)}?mode=rw"
+        mode = "mode=rw"
+        if not os.access(path, os.W_OK):
+            mode = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
+        path = f"file:{quote(path)}?{mode}"
     connection: sqlite3.Connection = sqlite3.connect(
         path, **{**options, "uri": True, "check_same_thread": False, "timeout": BUSY_TIMEOUT_S}, isolation_level=None
     )

@@ -186,7 +186,9 @@ def with_sets(config: Config, job: str, sets: tuple[str, ...]) -> Config:
             raise UsageError(f"--set {item}: write KEY=VALUE")
         try:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except RecursionError:
+            raise UsageError(f"--set {key}: nested too deep") from None
+        except ValueError:  # no TOML, or a number of thousands of digits
             changes[key] = text
     entry = config.jobs[job]
     changed = entry.model_copy(update={"settings": entry.settings | changes})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Container
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from stellerd import locate, log
@@ -68,7 +69,7 @@ class RunRequests:
 
     def end_those_not_in(self, jobs: Container[str], reason: str) -> None:
         """End the runs of all other jobs."""
-        for visit in self.visits:
+        for visit in list(self.visits):
             if visit.entry.name not in jobs:
                 visit.end(reason)
 
@@ -189,8 +190,8 @@ def _may_set(changed: Config, config: Config, job: str, uid: int) -> None:
         return
     before, after = config.jobs[job].settings, changed.jobs[job].settings
     for key, value in after.items():
-        if (key not in before or before[key] is not value) and not isinstance(value, int | float):
-            raise StellerdError(f"--set {key}: only root and the daemon's own user may set more than a number")
+        if (key not in before or before[key] is not value) and not isinstance(value, int | float | date):
+            raise StellerdError(f"--set {key}: only root and the daemon's own user may set a text, a list or a table")
 
 
 def _bounded(result: Result) -> dict[str, Any]:

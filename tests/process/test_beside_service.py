@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import pwd
 import subprocess
 import sys
 import tempfile
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from daemon import QUIET, Daemon, job
 
-OWNER = 54_321  # a user without a name
+OWNER = pwd.getpwnam("daemon").pw_uid  # of the base system; stands for the service's user
 READS = (
     ("history",), ("limits", "show"), ("check", "--connect"), ("db", "check"), ("history", "--json"),
     ("config", "show"), ("db", "sql"), ("status",),
@@ -105,14 +107,17 @@ def command(daemon: Daemon, *arguments: str, **env: str) -> subprocess.Completed
 def test_root_acts_for_the_owner_of_the_state(tmp_path: Path, state: Path) -> None:
     source = job("return Skipped(f'{os.getuid()} {os.getgid()} {os.getgroups()} {os.geteuid()}')")
     daemon = Daemon(tmp_path, {"it": source}, f"[state]\nurl = 'sqlite:///{state}/state.db'\n{TOML}")
+    daemon.env["LOGNAME"] = getpass.getuser()
     done = command(daemon, "run-once", "it", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["run"]["reason"] == f"{OWNER} {OWNER} [] {OWNER}"
+    assert json.loads(done.stdout)["run"]["reason"] == f"{OWNER} {OWNER} [{OWNER}] {OWNER}"
     assert set(files(state)) >= {"state.db"}
-    for arguments in (("history",), ("limits", "set", "b", "--close", "1s"), ("db", "check"), ("check", "--connect")):
+    for arguments in (("limits", "set", "b", "--close", "1s"), ("check", "--connect")):
         done = command(daemon, *arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments
         assert set(files(state).values()) == {OWNER}
+    [done] = json.loads(command(daemon, "history", "--json").stdout)["operations"]
+    assert done["actor"] == getpass.getuser()
 
 
 @needs_root
@@ -126,9 +131,22 @@ def test_a_store_of_others_is_told_to_be_theirs(tmp_path: Path, state: Path) -> 
 
 
 @needs_root
+def test_whoever_may_only_read_leaves_no_file_either(tmp_path: Path, state: Path) -> None:
+    """Not even in a folder where he may make some: the service could not write its own store any more."""
+    daemon = Daemon(tmp_path, {"it": QUIET}, f"[state]\nurl = 'sqlite:///{state}/state.db'\n{TOML}")
+    assert command(daemon, "run-once", "it").returncode == 0
+    assert command(daemon, "history").returncode == 0  # takes the log away
+    state.chmod(0o777)
+    (state / "state.db").chmod(0o644)
+    done = command(daemon, "history", "--json", USER="65534")
+    assert (done.returncode, len(json.loads(done.stdout)["runs"])) == (0, 1)
+    assert files(state) == {"state.db": OWNER}
+
+
+@needs_root
 def test_root_reading_the_service_store_leaves_no_file_of_its_own(tmp_path: Path, state: Path) -> None:
     daemon = Daemon(tmp_path, {"it": QUIET}, f"[state]\nurl = 'sqlite:///{state}/state.db'\n{TOML}")
-    for arguments in (("history",), ("limits", "show"), ("db", "check"), ("check", "--connect")):
+    for arguments in (("history",), ("db", "check")):
         assert command(daemon, *arguments).returncode == 0
         assert list(state.iterdir()) == []
     assert command(daemon, "db", "init").returncode == 0

@@ -132,9 +132,11 @@ def test_settings_progress_and_mistakes_go_over_the_socket(tmp_path: Path, go: P
         wrong = Visitor(daemon, "it", sets=["n=seven"]).until("result")
         assert (wrong["exit_code"], wrong["run"]) == (78, None)
         assert "must be a whole number" in wrong["reason"]
+        assert Visitor(daemon, "it", sets=["n=" + "9" * 5000]).until("result")["exit_code"] == 78
         for fields, said in (
             ({"job": "that"}, "no job"), ({"job": None}, "job: "), ({"sets": ["n"]}, "KEY=VALUE"),
-            ({"sets": "n=1"}, "sets: "), ({"wait": float("nan")}, "wait: "), ({"wait": -1}, "wait: "),
+            ({"sets": "n=1"}, "sets: "), ({"sets": ["n=" + "[" * 5000]}, "nested too deep"),
+            ({"wait": float("nan")}, "wait: "), ({"wait": -1}, "wait: "),
         ):  # fmt: skip
             with pytest.raises(client.Refused, match=said) as caught:
                 daemon.ask("run-once", **({"job": "it"} | fields))
@@ -218,6 +220,15 @@ def test_a_run_that_takes_too_long_times_out(tmp_path: Path, go: Path) -> None:
         assert (result["exit_code"], result["run"]["state"]) == (1, "timeout")
         assert result["run"]["reason"] == "timeout: the run took longer than 200ms"
         assert "most recent call first" in daemon.log_file.read_text()
+
+
+def test_a_stopped_process_is_noticed(tmp_path: Path, go: Path) -> None:
+    with running(tmp_path, STAYS, "heartbeat_timeout = '300ms'\n") as daemon:
+        visitor = Visitor(daemon, "it")
+        os.kill(pids(go)[0], signal.SIGSTOP)
+        result = visitor.until("result")
+        assert (result["exit_code"], result["run"]["state"]) == (1, "timeout")
+        assert result["reason"].startswith("heartbeat: ")
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
