@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import json
 import os
+import pwd
 import socket
 import stat
 import struct
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from stellerd import wire
+from stellerd import log, wire
 from stellerd.errors import StellerdError, Unreachable
 from stellerd.loop import IN, OUT, Loop, Timer, say
 from stellerd.texts import reason_of
@@ -27,6 +29,7 @@ MAX_UNREAD = 8 * 1024 * 1024
 IDLE_S = 30.0
 _DEAF_S = 0.5
 _REQUESTS_PER_TURN = 64  # whoever asks more at once waits for the rest of the loop's work
+_UNMAPPED = 65534  # what user_namespaces(7) shows of users and groups outside
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 
@@ -55,37 +58,48 @@ class Occupied(Unreachable):
 
 
 class Control:
-    """Listens at `path`. A command that changes something is for root and for the daemon's own user alone."""
+    """Listens at `path`, where a command that changes something is for root and for the daemon's own user alone."""
 
     def __init__(self, loop: Loop, path: Path, commands: Mapping[str, Command]) -> None:
         self.loop, self.path, self.commands = loop, path, commands
         self.clients: set[Client] = set()
-        self._socket = _listen(path)
-        self._mine = _identity(path)
-        self._deaf: Timer | None = None
-        loop.add(self._socket.fileno(), lambda events: self._accept())
+        self.admin_group = ""
+        self._sockets: dict[Path, socket.socket] = {}
+        self._mine: dict[Path, tuple[int, int] | None] = {}
+        self._deaf: dict[socket.socket, Timer] = {}
+        self._add(path, _listen(path), "")
 
-    def _accept(self) -> None:
+    def admit(self, group: str, path: Path) -> None:
+        """Listen at `path` too: whoever connects there is a member of `group` and may use every command.
+
+        A second socket, since the unit's PrivateUsers= hides from us who a peer is; the kernel lets in the group alone.
+        Raises: StellerdError saying what is wrong with the folder.
+        """
+        self._add(path, _listen_for(group, path), group)
+        self.admin_group = group
+
+    def _add(self, path: Path, listener: socket.socket, group: str) -> None:
+        self._sockets[path], self._mine[path] = listener, _identity(path)
+        self.loop.add(listener.fileno(), lambda events: self._accept(listener, group))
+
+    def _accept(self, listener: socket.socket, group: str) -> None:
         """All that wait, within reason: a burst would fill the queue and be refused."""
         for _ in range(MAX_CLIENTS):
             try:
-                connection, _ = self._socket.accept()
+                connection, _ = listener.accept()
             except (BlockingIOError, ConnectionError):
                 return
             except OSError:  # no descriptor left: make room, and look again later instead of without end
                 self._drop_oldest()
-                self.loop.modify(self._socket.fileno(), 0)
-                self._deaf = self.loop.after(_DEAF_S, self._listen_again)
+                self.loop.modify(listener.fileno(), 0)
+                self._deaf[listener] = self.loop.after(_DEAF_S, lambda: self.loop.modify(listener.fileno(), IN))
                 return
             if sum(client.talk is None for client in self.clients) >= MAX_CLIENTS:
                 self._drop_oldest()
             try:
-                self.clients.add(Client(self, connection))
+                self.clients.add(Client(self, connection, group))
             except OSError:  # the kernel watches no more descriptors for us
                 connection.close()
-
-    def _listen_again(self) -> None:
-        self.loop.modify(self._socket.fileno(), IN)
 
     def _drop_oldest(self) -> None:
         if quiet := [client for client in self.clients if client.talk is None]:
@@ -102,36 +116,46 @@ class Control:
 
     def answer(self, line: bytes, uid: int, client: Client | None = None) -> dict[str, Any]:
         """The reply to one request line of a client with this user id."""
+        group = client.group if client else ""
         try:
             request = json.loads(line)
             name = request["command"]
             changes, call = self.commands[name]
         except (ValueError, TypeError, KeyError, RecursionError):
             return {"ok": False, "error": f"not a request; commands are: {', '.join(self.commands)}", "code": 2}
-        if changes and uid not in (0, os.getuid()):
-            return {"ok": False, "error": f"{name} is for root and the daemon's own user", "code": 1}
+        if changes and not group and uid != 0 and not _is_our_own(uid):
+            return {"ok": False, "error": f"{name} is for {self.who_may()}", "code": 1}
+        if changes:
+            about = {"job": job} if isinstance(job := request.get("job"), str) else {}
+            log.get().info("asked", command=name, by=_who(uid, group), **about)
         try:
             return {"ok": True, **(call.call(request, client) if isinstance(call, Opens) else call(request))}
         except StellerdError as error:
             return {"ok": False, "error": str(error), "code": error.exit_code}
 
+    def who_may(self) -> str:
+        """Who may use a command that changes something, as a part of a sentence."""
+        own = f"the user {_user_name(os.getuid())}"
+        return f"root, {own} and the members of {self.admin_group}" if self.admin_group else f"root and {own}"
+
     def close(self) -> None:
-        """Hang up and remove the socket."""
+        """Hang up and remove the sockets."""
         for client in list(self.clients):
             client.close()
-        if self._deaf:
-            self._deaf.cancel()
-        self.loop.remove(self._socket.fileno())
-        if _identity(self.path) == self._mine:  # else somebody removed it, and another daemon listens there
-            self.path.unlink(missing_ok=True)
-        self._socket.close()  # only now may its inode be another's
+        for timer in self._deaf.values():
+            timer.cancel()
+        for path, listener in self._sockets.items():
+            self.loop.remove(listener.fileno())
+            if _identity(path) == self._mine[path]:  # else somebody removed it, and another daemon listens there
+                path.unlink(missing_ok=True)
+            listener.close()  # only now may its inode be another's
 
 
 class Client:
     """One connection; dropped when it is silent for IDLE_S, asks too much or reads too little."""
 
-    def __init__(self, control: Control, connection: socket.socket) -> None:
-        self.control, self.socket, self.loop = control, connection, control.loop
+    def __init__(self, control: Control, connection: socket.socket, group: str = "") -> None:
+        self.control, self.socket, self.loop, self.group = control, connection, control.loop, group
         connection.setblocking(False)
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.uid = _CREDENTIALS.unpack(packed)[1]
@@ -268,6 +292,44 @@ def _bind(path: Path) -> socket.socket:
     finally:
         os.umask(old)
     return listener
+
+
+def _listen_for(group: str, path: Path) -> socket.socket:
+    """Bind in a folder whose files get the group of the folder (setgid): in a user namespace we could not give it.
+
+    Raises: StellerdError when the folder is not the group's, so that nobody else is ever let in.
+    """
+    cure = f"make it with: install -d -o {_user_name(os.getuid())} -g {group} -m 2750 {path.parent}"
+    try:
+        wanted, folder = grp.getgrnam(group).gr_gid, path.parent.stat()
+    except KeyError:
+        raise StellerdError(f"there is no group {group}") from None
+    except OSError as error:
+        raise StellerdError(f"{path.parent}: {os.strerror(error.errno or 0)}; {cure}") from None
+    mode_is_right = folder.st_mode & stat.S_ISGID and not folder.st_mode & stat.S_IRWXO
+    if not mode_is_right or folder.st_gid not in {wanted, _UNMAPPED} - {os.getgid()}:
+        raise StellerdError(f"{path.parent} is not the folder of {group} alone; {cure}")
+    return _listen(path)
+
+
+def _is_our_own(uid: int) -> bool:
+    """Where users are hidden, all of them look like nobody: then whoever runs as nobody cannot know its own user."""
+    return uid == os.getuid() and (uid != _UNMAPPED or not _users_are_hidden())
+
+
+def _users_are_hidden() -> bool:
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+
+def _who(uid: int, group: str) -> str:
+    return f"a member of {group}" if group and uid == _UNMAPPED else _user_name(uid)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 @contextlib.contextmanager

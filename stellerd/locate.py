@@ -7,12 +7,16 @@ imported, so that `stellerd status` is quick.
 from __future__ import annotations
 
 import contextlib
+import grp
 import hashlib
 import os
+import pwd
 import re
 import stat
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stellerd.errors import ConfigError
 from stellerd.texts import reason_of
@@ -21,7 +25,8 @@ SEARCH = ("./stellerd.toml", "/etc/stellerd/stellerd.toml")
 DEFAULT_SOCKET = "/run/stellerd/control.sock"
 LARGEST = 1024 * 1024
 """Bytes of a configuration: a thousand jobs with all their settings fit in."""
-_SOCKET = re.compile(r"^\s*(?:supervisor\s*\.\s*)?socket\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
+DEFAULT_ADMIN_SOCKET = "/run/stellerd-admin/control.sock"
+_SOCKETS = {"socket": DEFAULT_SOCKET, "admin_socket": DEFAULT_ADMIN_SOCKET}
 
 
 def config_file(named: str | None) -> Path:
@@ -38,10 +43,13 @@ def config_file(named: str | None) -> Path:
     search = SEARCH if os.geteuid() else tuple(sorted(SEARCH, key=os.path.isabs, reverse=True))
     hint = ""
     for candidate in map(Path, search):
-        if candidate.is_file():
-            if os.geteuid() or candidate.is_absolute() or not (why := doubts(candidate)):
-                return candidate
-            hint = f"; root does not take ./{candidate}: {why[0]}"
+        with contextlib.suppress(PermissionError):
+            if not candidate.is_file():
+                continue
+        # or its folder is closed to this user: then `read` says to whom it is open
+        if os.geteuid() or candidate.is_absolute() or not (why := doubts(candidate)):
+            return candidate
+        hint = f"; root does not take ./{candidate}: {why[0]}"
     raise ConfigError(f"no configuration found: looked for {' and '.join(search)}; name one with -c FILE{hint}")
 
 
@@ -66,6 +74,8 @@ def read(file: Path) -> str:
     """
     try:
         return _bytes(file).decode().replace("\r\n", "\n")
+    except PermissionError:
+        raise ConfigError(f"{file} is for {readers(file)}: permission denied") from None
     except OSError as error:
         raise ConfigError(f"{file}: {reason_of(error)}") from None
     except UnicodeDecodeError as error:
@@ -88,21 +98,51 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def readers(file: Path) -> str:
+    """Who may read it, for whoever may not: root, and whom the folder that is closed lets in, or the file."""
+    place = next((folder for folder in reversed(file.parents) if not os.access(folder, os.X_OK)), file)
+    found = place.stat()
+    names = ["root"] if found.st_uid == 0 else ["root", f"the user {_name(pwd.getpwuid, found.st_uid)}"]
+    if found.st_mode & stat.S_IRGRP:
+        names.append(f"the members of {_name(grp.getgrgid, found.st_gid)}")
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _name(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
 def control_socket(named: str | None) -> Path:
-    """The control socket, also when the rest of the file is wrong.
+    """The control socket that this user is to use, also when the rest of the file is wrong.
 
     Raises: ConfigError when there is no file.
     """
     file = config_file(named)
-    text = read(file)
+    table = _supervisor_table(read(file))
+    common, admins = (
+        Path(os.path.normpath(file.parent.absolute() / table.get(key, default))) for key, default in _SOCKETS.items()
+    )
+    return admins if "admin_group" in table and _is_admin(admins, common) else common
+
+
+def _supervisor_table(text: str) -> dict[str, str]:
+    """What is written of the sockets, as far as it is usable."""
+    keys = (*_SOCKETS, "admin_group")
     try:
         table = tomllib.loads(text).get("supervisor")
-        path = table.get("socket") if isinstance(table, dict) else None
     except (ValueError, RecursionError):  # a syntax error; a number of 5,000 digits; brackets without end
-        match = _SOCKET.search(text)
-        path = match[1] if match else None
-    return Path(
-        os.path.normpath(
-            file.parent.absolute() / (path if isinstance(path, str) and "\0" not in path else DEFAULT_SOCKET)
-        )
-    )
+        pattern = r"^\s*(?:supervisor\s*\.\s*)?{}\s*=\s*[\"']([^\"']+)[\"']"
+        return {key: match[1] for key in keys if (match := re.search(pattern.format(key), text, re.MULTILINE))}
+    found = table if isinstance(table, dict) else {}
+    return {key: v for key in keys if isinstance(v := found.get(key), str) and v and "\0" not in v}
+
+
+def _is_admin(admins: Path, common: Path) -> bool:
+    """Whether only the admins' socket gives all rights: root and the daemon's user have them at the common one."""
+    try:
+        return os.geteuid() not in (0, common.stat().st_uid) and os.access(admins, os.W_OK)
+    except OSError:
+        return os.access(admins, os.W_OK)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stellerd import database
+from stellerd import database, locate
 from stellerd.errors import Unreachable
 from stellerd.session import Transaction
 from stellerd.store import Store
@@ -39,6 +39,8 @@ def revision(url: str) -> str | None:
             file.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError:
+            raise Unreachable(f"{_NAME}: {file} is for {locate.readers(file)}: permission denied") from None
         except OSError as error:
             raise Unreachable(f"{_NAME} {file}: {error.strerror}") from None
     found = Store(url, reads_only=True)

@@ -79,19 +79,20 @@ class Secret:
             return os.environ[self._value]
         if self.source == "credential" and self._value in _held:
             return _held[self._value]
-        return self.read(*self._path())
-
-    def _path(self) -> tuple[Path, bool]:
         if self.source == "file":
-            return self.base / self._value, True
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not folder:
-            raise ValueError(
-                f'credential "{self._value}": $CREDENTIALS_DIRECTORY is not set; '
-                f"start under systemd with LoadCredential={self._value}:…; a command beside the service finds its "
-                "credentials as root"
-            )
-        return Path(folder) / self._value, False
+            return self.read(self.base / self._value, check_mode=True)
+        return self.read(self._credential(), check_mode=False)
+
+    def _credential(self) -> Path:
+        """Where systemd put it; what it does not find it leaves out, if the unit names no path."""
+        name, folder = self._value, os.environ.get("CREDENTIALS_DIRECTORY")
+        if folder and (Path(folder) / name).exists():
+            return Path(folder) / name
+        cause = "" if folder else ": $CREDENTIALS_DIRECTORY is not set; a command beside the service finds it as root"
+        raise ValueError(
+            f'credential "{name}" is missing{cause}; a unit takes it by LoadCredential={name}:stellerd.{name} '
+            f"from /etc/credstore/stellerd.{name} when it starts"
+        )
 
     @staticmethod
     def read(path: Path, check_mode: bool) -> str:

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from stellerd.durations import LARGEST, LONGEST_S, Rate, duration, format_duration, format_size, parse_rate, size
-from stellerd.locate import DEFAULT_SOCKET
+from stellerd.locate import DEFAULT_ADMIN_SOCKET, DEFAULT_SOCKET
 from stellerd.secret import Secret
 
 
@@ -94,6 +94,15 @@ class SupervisorSettings(Settings):
     """The daemon itself."""
 
     socket: FileName = Field(DEFAULT_SOCKET, description="Control socket; its folder must exist or be ours.")
+    admin_group: str = Field(
+        "",
+        description='Members of this group may use every command, by a socket of their own; "": only root and the '
+        "daemon's user. Who reaches the control socket alone may look.",
+    )
+    admin_socket: FileName = Field(
+        DEFAULT_ADMIN_SOCKET,
+        description="Their socket; its folder belongs to the group: owner the daemon's user, mode 2750.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["auto", "json", "text", "color"] = Field(
         "auto", description="auto: color on a terminal, JSON lines otherwise."
@@ -139,7 +148,7 @@ class StateSettings(Settings):
 
 
 OF_THE_DAEMON = {
-    "supervisor": frozenset({"socket", "preload", "log_format", "log_file", "holds"}),
+    "supervisor": frozenset({"socket", "admin_group", "admin_socket", "preload", "log_format", "log_file", "holds"}),
     "state": frozenset({"url", "host"}),
 }
 """Keys that only a restart of the daemon changes, by their table."""

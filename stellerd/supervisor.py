@@ -72,6 +72,7 @@ class Supervisor:
         try:
             self._open_control()
             if not self.stopping:
+                self._admit_admins()
                 self._start_all()
             while not (self.stopping and self.fleet.all_down()):
                 self.loop.turn()
@@ -80,6 +81,15 @@ class Supervisor:
             self._close()
         self.log.info("stopped")
         return 0
+
+    def _admit_admins(self) -> None:
+        """A folder that is not as it should be locks out some operators; no job has to stay down for it."""
+        settings = self.config.supervisor
+        if settings.admin_group:
+            try:
+                self.control.admit(settings.admin_group, self.config.path(settings.admin_socket))
+            except StellerdError as error:
+                self.log.error("no socket for the admin group", group=settings.admin_group, reason=str(error))
 
     def _open_control(self) -> None:
         """While another daemon that starts is at it, wait a moment, and heed signals meanwhile.

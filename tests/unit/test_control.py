@@ -295,7 +295,7 @@ def as_nobody(path: Path, command: str) -> dict[str, Any]:
             client.ask(path, command)
             code = 0
         except StellerdError as error:
-            code = 42 if "is for root and the daemon's own user" in str(error) else 43
+            code = 42 if "change is for root and the user root" in str(error) else 43
         finally:
             os._exit(code)
     return {"pid": pid}
@@ -496,7 +496,7 @@ def test_what_may_be_missed_is_when_a_client_does_not_read(daemon: Daemon) -> No
 
 
 def test_only_those_who_may_change_something_may_talk(daemon: Daemon) -> None:
-    peer = type("Peer", (), {"uid": NOBODY})
+    peer = type("Peer", (), {"uid": NOBODY, "group": ""})
     assert not daemon.control.answer(b'{"command": "talk"}', NOBODY, peer)["ok"]  # type: ignore[arg-type]
     assert not daemon.talks
 

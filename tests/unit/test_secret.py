@@ -110,7 +110,19 @@ def test_a_credential_comes_from_the_folder_that_systemd_names(tmp_path: Path, m
 
 def test_a_credential_without_systemd_says_how_to_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(ValueError, match=r'"key": \$CREDENTIALS_DIRECTORY is not set; .*LoadCredential=key:'):
+    with pytest.raises(
+        ValueError, match=r'"key" is missing: \$CREDENTIALS_DIRECTORY is not set; .*LoadCredential=key:'
+    ):
+        Secret("credential", "key").reveal()
+
+
+def test_a_credential_that_systemd_did_not_find_says_which_file_to_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r'"key" is missing; .*LoadCredential=key:stellerd.key from /etc/credstore/stellerd.key'
+    ):
         Secret("credential", "key").reveal()
 
 
