@@ -17,6 +17,7 @@ LARGEST = 1024**5
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w)")
 _WHOLE = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
+_SEEMLY = re.compile(r".{0,4}|[0-9].{0,14}")
 _SIZES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _RATE = re.compile(r"\s*([0-9]{1,15})\s*/(.+)", re.DOTALL)
 _SIZE = re.compile(r"\s*([0-9]{1,15})\s*(B|KiB|MiB|GiB)?\s*")
@@ -41,13 +42,18 @@ def parse_duration(text: str) -> float:
 
     Raises: ValueError when a unit is missing or unknown, or when it is out of bounds.
     """
-    return _within(_seconds(text), f'"{text}"')
+    return _within(_seconds(text), _named(text))
 
 
 def _seconds(text: str) -> float:
     if not _WHOLE.fullmatch(text):
-        raise ValueError(f'"{text}" is not a duration: write a number with a unit, as in "30s", "5m" or "1h30m"')
+        raise ValueError(f'{_named(text)} is not a duration: write a number with a unit, as in "30s", "5m" or "1h30m"')
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def _named(text: str) -> str:
+    """What was written, where that looks like a mistyped amount: anything else may be a secret in the wrong place."""
+    return f'"{text}"' if _SEEMLY.fullmatch(text) else "this"
 
 
 def _within(seconds: float, said: str) -> float:
@@ -89,17 +95,17 @@ def parse_rate(text: str) -> Rate:
     """
     rate = _rate(text)
     if rate.limit > MOST:
-        raise ValueError(f'"{text}" is too much: at most {MOST:,} requests in a window can be counted')
-    return Rate(rate.limit, _within(rate.period, f'"{text}"'))
+        raise ValueError(f"{_named(text)} is too much: at most {MOST:,} requests in a window can be counted")
+    return Rate(rate.limit, _within(rate.period, _named(text)))
 
 
 def _rate(text: str) -> Rate:
     match = _RATE.fullmatch(text)
     if not match or int(match[1]) < 1:
-        raise ValueError(f'"{text}" is not a rate: write requests per duration, as in "2/1h"')
+        raise ValueError(f'{_named(text)} is not a rate: write requests per duration, as in "2/1h"')
     seconds = _seconds(match[2])
     if seconds <= 0:
-        raise ValueError(f'"{text}" is not a rate: the period must be longer than zero')
+        raise ValueError(f"{_named(text)} is not a rate: the period must be longer than zero")
     return Rate(int(match[1]), seconds)
 
 
@@ -129,8 +135,8 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     if not match:
-        raise ValueError(f'"{text}" is not a size: write bytes with a unit, as in "64KiB" or "256MiB"')
-    return _in_bounds(int(match[1]) * _SIZES[match[2] or ""], f'"{text}"')
+        raise ValueError(f'{_named(text)} is not a size: write bytes with a unit, as in "64KiB" or "256MiB"')
+    return _in_bounds(int(match[1]) * _SIZES[match[2] or ""], _named(text))
 
 
 def size(raw: object) -> int:

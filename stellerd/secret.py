@@ -54,6 +54,11 @@ class Secret:
             raise TypeError("a Secret with a plain value cannot be pickled: it would take the value along")
         return Secret, (self.source, self._value, self.base)
 
+    @staticmethod
+    def redact(text: str) -> str:
+        """A text from outside without any secret that this process has read; to be called before it is cut."""
+        return redaction.redact(text)
+
     def shown(self) -> str | dict[str, str]:
         """What a person may see: the source, or the plain value when it is a URL without a password."""
         if self.source != "plain":

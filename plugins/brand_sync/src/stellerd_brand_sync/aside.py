@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from stellerd import Context
+from stellerd import Context, Secret
 
 KEEP = 1_000
 """So many are recorded one by one; of the rest each kind gets one line with its number: a catalogue in which
@@ -37,8 +37,8 @@ class Aside:
         if len(self.items) >= KEEP:
             self.more[entity] += 1
             return
-        payload = raw[: 4 * _PAYLOAD].decode("utf-8", "replace")[:_PAYLOAD]
-        self.items.append(Item(entity, _storable(key)[:200], _storable(reason), payload))
+        payload = Secret.redact(raw[: 4 * _PAYLOAD].decode("utf-8", "replace"))[:_PAYLOAD]
+        self.items.append(Item(entity, Secret.redact(_storable(key))[:200], _storable(reason), payload))
 
     def unforeseen(self, error: Exception) -> None:
         """One was put aside for an error that nobody foresaw: the log gets the traceback of a few."""

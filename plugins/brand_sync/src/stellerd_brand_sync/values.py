@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
+from stellerd import Secret
+
 MAX_INT = 2**31 - 1
 _SHOWABLE = 10**40
 MAX_LINE = 1_000
@@ -74,7 +76,7 @@ def span(low_name: str, low: Any, high_name: str, high: Any, places: int) -> tup
 
 def _short(value: object) -> str:
     text = str(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
+    return text if len(text) <= 40 else f"{Secret.redact(text)[:40]}…"
 
 
 def line(name: str, text: str) -> str:

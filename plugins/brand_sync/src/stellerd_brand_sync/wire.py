@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from stellerd import errors
+from stellerd import Secret, errors
 from stellerd_brand_sync import mend
 from stellerd_brand_sync.values import Unusable
 
@@ -109,7 +109,7 @@ def _mended(body: Body, shape: Any) -> Any:
 
 
 def _looks_like(body: Body) -> str:
-    start = " ".join(body[:200].decode("utf-8", "replace").split())
+    start = Secret.redact(" ".join(body[:1000].decode("utf-8", "replace").split()))
     return f"{len(body)} bytes that begin with {start[:60]!r}" if start else "it is empty"
 
 
