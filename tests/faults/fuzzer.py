@@ -421,6 +421,8 @@ class Fuzz:
     def check_notes(self) -> int:
         """By what the runs themselves wrote down: no slot twice, no two runs at once, no limit exceeded."""
         rows = [json.loads(line) for line in self.notes.read_text().splitlines()]
+        with contextlib.closing(sqlite3.connect(self.disk / "state.db", timeout=10)) as connection:
+            states = dict(connection.execute("SELECT id, state FROM runs"))
         done: dict[tuple[str, str], int] = defaultdict(int)
         spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
         begun: dict[tuple[str, int], float] = {}
@@ -429,9 +431,15 @@ class Fuzz:
                 begun[row["job"], row["run"]] = row["at"]
             elif row["what"] == "end":
                 spans[row["job"]].append((begun[row["job"], row["run"]], row["at"]))
-                if row["slot"]:
+                if row["slot"] and states.get(row["run"]) not in (
+                    "crashed",
+                    "lost",
+                    "timeout",
+                ):  # killed at its very end
                     done[row["job"], row["slot"]] += 1
-        assert [slot for slot, times in done.items() if times > 1] == [], "a slot was run twice"
+        twice = [slot for slot, times in done.items() if times > 1]
+        again = [(row, states.get(row["run"])) for row in rows if (row["job"], row.get("slot")) in twice]
+        assert twice == [], f"a slot was run twice: {again}"
         for job, times in spans.items():
             times.sort()
             assert [(one, two) for one, two in pairwise(times) if two[0] < one[1]] == [], f"two runs of {job} at once"
