@@ -257,7 +257,9 @@ def test_a_pull_that_is_deferred_goes_on_with_the_page_that_is_missing(paged: Pa
     assert not _log(paged).exists()
 
 
-def test_a_page_that_is_refused_for_seconds_is_asked_for_again_in_the_same_run(paged: Paged) -> None:
+@pytest.mark.parametrize("form", ["plain_long", "unreadable"])
+def test_a_page_that_is_refused_for_seconds_is_asked_for_again_in_the_same_run(paged: Paged, form: Any) -> None:
+    paged.sandbox.refuse_as(form, "none")
     paged.sandbox.fail("early_429", endpoint="catalog_v2", calls=[2, 3, 5], wait=1)
     record, queries = paged.run()
     assert (record.state, _pages(queries)) == ("ok", [0, 1, 1, 1, 2, 2, 0, 1, 2])
