@@ -23,8 +23,10 @@ fi
 exec "%(python)s" "$@"
 """
 ENSUREPIP = """\
-import pathlib, shutil, sysconfig
-shutil.copy(pathlib.Path(__file__).with_name("pip_stand_in"), sysconfig.get_path("purelib") + "/pip.py")
+import pathlib, shutil, sys, sysconfig
+if __name__ == "__main__":
+    assert sys.prefix != sys.base_prefix
+    shutil.copy(pathlib.Path(__file__).with_name("pip_stand_in"), sysconfig.get_path("purelib") + "/pip.py")
 """
 PIP = """\
 import os, pathlib, sys
