@@ -15,7 +15,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo status test soak lint docs bench lock clean
+.PHONY: help setup demo status test gate soak lint docs bench lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,10 @@ status: $(STAMP) ## Show the jobs of the running demo
 test: $(STAMP) ## Run all tests, against a real PostgreSQL and RabbitMQ
 	@scripts/servers-or-say
 	@$(BIN)/python -m pytest $(ARGS)
+
+gate: $(STAMP) ## Run what a change has to pass beside the tests: the service under a booted systemd
+	@scripts/servers-or-say
+	@$(BIN)/python -m pytest -m gate $(ARGS)
 
 soak: $(STAMP) ## Run the long forms of the fault tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)
