@@ -24,9 +24,7 @@ def test_a_set_is_toml_or_else_a_text() -> None:
     assert changed.jobs["it"].settings == {"kept": 1, "n": 7, "name": "left", "list": [1, 2], "empty": ""}
 
 
-@pytest.mark.parametrize(
-    "item", ["url=https://evil.example", "path='/etc'", "list=['x']", "table={a = 1}", "at=2026-02-01"]
-)
+@pytest.mark.parametrize("item", ["url=https://evil.example", "path='/etc'", "list=['x']", "table={a = 1}"])
 def test_who_is_neither_root_nor_the_daemons_user_may_set_no_text(item: str) -> None:
     before = file("n = 1\nurl = 'https://good.example'\n")
     after = with_sets(before, "it", ("n=2", "on=true", "share=0.5", "since=2026-02-01"))
