@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo status test soak matrix lint docs bench lock clean
+.PHONY: help setup demo status test gate soak matrix lint docs bench lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,10 @@ status: setup ## Show the jobs of the running demo
 test: setup ## Run all tests, against a real PostgreSQL and RabbitMQ
 	@scripts/servers-or-say
 	@$(BIN)/python -m pytest $(ARGS)
+
+gate: setup ## Run what a change has to pass beside the tests: the service under a booted systemd
+	@scripts/servers-or-say
+	@$(BIN)/python -m pytest -m gate $(ARGS)
 
 soak: setup ## Run the long forms of the fault tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)

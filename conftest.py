@@ -96,14 +96,22 @@ def rabbitmq_vhost(rabbit_server: RabbitServer) -> str:
     return rabbit_server.new_vhost()
 
 
+_APART = {
+    "soak": "minutes long; only with -m soak",
+    "gate": "what a change has to pass beside `make test`; only with -m gate",
+}
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """The long forms of tests: `pytest -m soak`; they stay out of every other run."""
-    config.addinivalue_line("markers", "soak: minutes long; only with -m soak")
+    """Tests that stay out of every other run: `pytest -m soak`, `pytest -m gate`."""
+    for name, meaning in _APART.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without -m the long forms are left out."""
-    if "soak" not in str(config.getoption("markexpr", "")):
-        long = [item for item in items if item.get_closest_marker("soak")]
-        items[:] = [item for item in items if item not in long]
-        config.hook.pytest_deselected(items=long)
+    """Without -m they are left out."""
+    asked = str(config.getoption("markexpr", ""))
+    apart = [item for item in items if any(item.get_closest_marker(name) and name not in asked for name in _APART)]
+    if apart:
+        items[:] = [item for item in items if item not in apart]
+        config.hook.pytest_deselected(items=apart)
