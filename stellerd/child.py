@@ -208,7 +208,7 @@ def _recover(assignment: Assignment, store: Store, key: str) -> None:
 def _tell_settings(line: Line, config: Config, name: str, job: type[Job]) -> int:
     """For `config show`: the settings with their defaults, of secrets only where they come from."""
     try:
-        settings = plugin_settings(config, name, job.Settings)
+        settings = plugin_settings(config, name, job.Settings, with_secrets=False)
         shown, problem = settings.model_dump(mode="json") if settings else {}, ""
     except ConfigError as error:
         shown, problem = shown_settings(config, name, job.Settings), str(error)

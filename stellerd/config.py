@@ -246,8 +246,8 @@ def _all_before(config: Config, job: str) -> set[str]:
 S = TypeVar("S", bound=Settings)
 
 
-def plugin_settings(config: Config, job: str, model: type[S] | None) -> S | None:
-    """`[jobs.JOB.settings]` as the plugin's own model.
+def plugin_settings(config: Config, job: str, model: type[S] | None, *, with_secrets: bool = True) -> S | None:
+    """`[jobs.JOB.settings]` as the plugin's own model; `with_secrets`: each of them can be read now.
 
     Raises: ConfigError with every problem of the table.
     """
@@ -259,7 +259,7 @@ def plugin_settings(config: Config, job: str, model: type[S] | None) -> S | None
         return None
     settings = _validated(model, raw, config.file, config._positions, path)
     problems = []
-    for place, secret in _secrets_in(settings, path):
+    for place, secret in _secrets_in(settings, path) if with_secrets else ():
         try:
             secret.reveal()
         except ValueError as error:

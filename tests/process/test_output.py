@@ -64,6 +64,13 @@ def test_config_show_hides_only_what_may_be_secret_when_a_setting_is_wrong(tmp_p
     assert CANARY not in result.stdout + result.stderr
 
 
+def test_config_show_needs_no_secret(tmp_path: Path) -> None:
+    toml = "[jobs.it.settings]\nkey = { credential = 'not_here' }\n"
+    result = Daemon(tmp_path, {"it": with_settings()}, toml).cli("config", "show", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["jobs"]["it"]["settings"]["key"] == {"credential": "not_here"}
+
+
 def test_a_mistake_in_set_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, {"it": with_settings()}, "[jobs.it.settings]\nsize = 1\n")
     result = daemon.cli("run-once", "it", "--set", "size=big", "--set", "nmae=y")
