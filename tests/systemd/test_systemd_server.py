@@ -306,7 +306,7 @@ def test_root_runs_a_job_beside_the_unit(machine: Machine) -> None:
     """With its credentials, its sandbox and its user: by the daemon."""
     calls = len(catalog_calls(machine))
     done = machine.run("stellerd run-once brand_sync --json")
-    assert json.loads(done.stdout)["state"] == "ok"
+    assert json.loads(done.stdout)["run"]["state"] == "ok"
     assert len(catalog_calls(machine)) == calls + 1
     assert machine.out("find /var/lib/stellerd ! -user stellerd") == ""
 
@@ -419,9 +419,7 @@ def test_a_missing_credential_of_one_job_stops_that_job_alone(machine: Machine) 
     try:
         machine.run("systemctl restart stellerd")
         until(lambda: entry(machine, "brand_sync").get("state") == "FATAL", what="FATAL")
-        assert 'credential \\"bamboo_client_id\\" is missing' in machine.out(
-            "stellerd status --wide || stellerd status --json"
-        )
+        assert 'credential "bamboo_client_id" is missing' in machine.out("stellerd status --wide")
         assert entry(machine, "demo_orders")["state"] == "RUNNING"
     finally:
         machine.run("mv /root/kept-aside /etc/credstore/stellerd.bamboo_client_id")
