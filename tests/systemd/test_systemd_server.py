@@ -306,7 +306,7 @@ def test_root_runs_a_job_beside_the_unit(machine: Machine) -> None:
     """With its credentials, its sandbox and its user: by the daemon."""
     calls = len(catalog_calls(machine))
     done = machine.run("stellerd run-once brand_sync --json")
-    assert json.loads(done.stdout)["state"] == "ok"
+    assert json.loads(done.stdout)["run"]["state"] == "ok"
     assert len(catalog_calls(machine)) == calls + 1
     assert machine.out("find /var/lib/stellerd ! -user stellerd") == ""
 
