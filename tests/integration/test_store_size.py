@@ -79,7 +79,7 @@ def filled(url: str, run_count: int, hit_count: int) -> Store:
 VALUES: dict[str, Any] = {
     **dict.fromkeys(("of_job", "job"), "j1"), **dict.fromkeys(("of_bucket", "bucket"), "b1"),
     **dict.fromkeys(("of_slot", "slot", "until", "after", "before", "now", "at", "not_before", "expires_at",
-                     "started_at", "finished_at"), NOW - timedelta(seconds=200)),
+                     "started_at", "finished_at", "override_until"), NOW - timedelta(seconds=200)),
     **dict.fromkeys(("of_run", "of_hit", "of_epoch", "before_epoch", "attempt", "pid", "epoch", "code", "failures",
                      "of_lock"), 7),
     **dict.fromkeys(("learned_wait", "pid_started", "life", "ahead"), 1.0),

@@ -126,7 +126,7 @@ def test_a_store_of_others_is_told_to_be_theirs(tmp_path: Path, state: Path) -> 
     assert command(daemon, "db", "init").returncode == 0
     done = command(daemon, "history", USER="65534")
     assert done.returncode == 69
-    told = f"{state}/state.db is for root and the user {OWNER}: permission denied"
+    told = f"{state}/state.db is for root and the user {pwd.getpwuid(OWNER).pw_name}: permission denied"
     assert done.stderr == f"stellerd: state store: {told}\n"
 
 
