@@ -345,15 +345,19 @@ class Fuzz:
         print(f"{operation.__name__}: {operation() or ''}")
         assert self.daemon.process is not None
         assert self.daemon.process.poll() is None, "the daemon has ended"
-        while (strange := self.strangers()) == [-1]:
-            pass
-        for pid in strange:
-            assert b"stellerd" not in command_of(pid), "a process of a job that is in no table"
+        # a new guardian has the daemon's title for a moment
+        until(lambda: not any(map(self.is_unknown, self.strangers())), 5, "a process of a job that is in no table")
+        for pid in self.strangers():
             until(lambda pid=pid: not alive(pid), 5, f"what a job left behind ends: {command_of(pid)!r}")  # type: ignore[misc]
         for entry in self.daemon.status()["jobs"]:
             has_process = entry["state"] in ("STARTING", "RUNNING", "STOPPING")
             assert has_process == (entry["pid"] is not None), entry
         self.heaviest = max(self.heaviest, resident(self.daemon.pid))
+
+    @staticmethod
+    def is_unknown(pid: int) -> bool:
+        """Whether it was to be found in a table, or cannot be told yet."""
+        return pid == -1 or b"stellerd" in command_of(pid)
 
     def strangers(self) -> list[int]:
         """Descendants of the daemon that are neither a job's process, nor of its group, nor the guardian."""
