@@ -22,6 +22,8 @@ FLUSH_S = 0.25
 """The beginning of what may be a secret is held back from a stream for so long."""
 _LEAST_CHARS = 4  # shorter ones would blank out innocent words
 _LEAST_BASE64 = 5
+_LEAST_LINE = 12
+_ESCAPED_BY_DOTNET = re.compile(r"\\u[0-9a-f]{4}|[&'+<>`]|\\\"")
 _SECRET_KEY = re.compile("pass|pwd|secret|token|key|auth|sig", re.IGNORECASE)  # of a URL's query
 _BASE64_CHARS = frozenset(string.ascii_letters + string.digits + "+/-_=")
 
@@ -31,7 +33,7 @@ _in_base64: list[str] = []
 
 def remember(value: str) -> None:
     """From now on `redact` takes this value out of texts, and of a URL its password and secret parameters."""
-    plain = {form for part in _parts(value) for form in (part, unquote(part))}
+    plain = {form for part in _parts(value) for form in (part, part.strip(), unquote(part))}
     _add(_forms, {form for text in plain for form in _written(text) if len(form) >= _LEAST_CHARS})
     encoded = {form for text in plain if len(text) >= _LEAST_CHARS for form in _base64_of(text)}
     _add(_in_base64, {form for form in encoded if len(form) >= _LEAST_BASE64})
@@ -44,8 +46,9 @@ def _add(known: list[str], forms: Iterable[str]) -> None:
 
 
 def _parts(value: str) -> Iterator[str]:
-    """The value, and of a URL what is secret in it, wherever a parser may see that end."""
+    """The value, its lines if it has several, and of a URL what is secret in it, wherever a parser may see that end."""
     yield value
+    yield from (line for line in value.split("\n")[:-1] + value.split("\n")[1:] if len(line) >= _LEAST_LINE)
     if "://" not in value:
         return
     with contextlib.suppress(ValueError):  # not a URL after all
@@ -62,13 +65,20 @@ def _written(text: str) -> Iterator[str]:
     yield text
     for in_json in (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
         yield from (in_json, in_json.replace("/", "\\/"))
+    yield _ESCAPED_BY_DOTNET.sub(_as_dotnet, json.dumps(text)[1:-1])
     yield repr(text)[1:-1]
-    yield html.escape(text)
+    yield text.replace("'", "''")  # SQL, YAML
+    in_html = html.escape(text)
+    yield from (in_html, in_html.replace("&#x27;", "&#39;"), in_html.replace("&#x27;", "&apos;"))
     data = text.encode("utf-8", "surrogatepass")
     strictly = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"%{byte:02X}" for byte in data)
     for in_url in (quote(data, safe=""), quote(data, safe="/"), quote_plus(data), strictly):
         yield from (in_url, re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), in_url))
     yield from (data.hex(), data.hex().upper())
+
+
+def _as_dotnet(match: re.Match[str]) -> str:
+    return match[0][:2] + match[0][2:].upper() if len(match[0]) > 2 else f"\\u{ord(match[0][-1]):04X}"
 
 
 def _base64_of(text: str) -> Iterator[str]:

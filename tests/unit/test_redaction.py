@@ -107,7 +107,7 @@ def test_no_log_line_has_a_revealed_value(style: str, value: str, monkeypatch: p
 # --- encodings
 
 
-AWKWARD = ["kanarie-0815-gelb", "p?ss/w+rd&<1234>", "üñí/1234 =x", 'quo"te\\1234/~']
+AWKWARD = ["it's-0815+gelb", "kanarie-0815-gelb", "p?ss/w+rd&<1234>", "üñí/1234 =x", 'quo"te\\1234/~']
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "url": lambda text: quote(text, safe=""),
     "url path": quote,
@@ -116,7 +116,12 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "url, all but letters": lambda text: quote(text, safe="").replace("-", "%2D").replace("~", "%7E"),
     "json": json.dumps,
     "json with escaped slashes": lambda text: json.dumps(text).replace("/", "\\/"),
+    "json of .NET": lambda text: "".join(
+        f"\\u{ord(char):04X}" if char in "&'+<>\"`" or ord(char) > 126 else char for char in text.replace("\\", "\\\\")
+    ),
     "html": html.escape,
+    "html of .NET": lambda text: html.escape(text).replace("&#x27;", "&#39;"),
+    "sql": lambda text: text.replace("'", "''"),
     "hex": lambda text: text.encode().hex(),
     "HEX": lambda text: text.encode().hex().upper(),
 }
@@ -137,6 +142,16 @@ def test_base64_of_a_secret_among_other_bytes_is_blanked_out_as_a_whole(
     revealed(value)
     word = encode(before + value.encode() + after).decode()
     assert redact(f"Authorization: Basic {word}; next") == f"Authorization: Basic {MASK}; next"
+
+
+def test_each_line_of_a_key_is_blanked_out_by_itself() -> None:
+    revealed("-----BEGIN KEY-----\nMIIEvQIBADANBg\nabc\nkqhkiG9w0BAQEF\n-----END KEY-----\n")
+    assert redact("| MIIEvQIBADANBg\n| abc\n| kqhkiG9w0BAQEF") == "| ***\n| abc\n| ***"
+
+
+def test_a_value_with_blanks_around_it_is_blanked_out_without_them() -> None:
+    revealed(f"  {CANARY} ")
+    assert redact(f"<{CANARY}>") == "<***>"
 
 
 def test_a_text_is_cut_only_after_its_secrets_are_out() -> None:
