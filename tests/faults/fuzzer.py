@@ -345,14 +345,18 @@ class Fuzz:
         print(f"{operation.__name__}: {operation() or ''}")
         assert self.daemon.process is not None
         assert self.daemon.process.poll() is None, "the daemon has ended"
-        # a new guardian has the daemon's title for a moment
         until(lambda: not any(map(self.is_unknown, self.strangers())), 5, "a process of a job that is in no table")
         for pid in self.strangers():
-            until(lambda pid=pid: not alive(pid), 5, f"what a job left behind ends: {command_of(pid)!r}")  # type: ignore[misc]
+            until(lambda pid=pid: not self.is_left(pid), 5, f"what a job left behind ends: {command_of(pid)!r}")  # type: ignore[misc]
         for entry in self.daemon.status()["jobs"]:
             has_process = entry["state"] in ("STARTING", "RUNNING", "STOPPING")
             assert has_process == (entry["pid"] is not None), entry
         self.heaviest = max(self.heaviest, resident(self.daemon.pid))
+
+    @staticmethod
+    def is_left(pid: int) -> bool:
+        """Whether it lives and is no new guardian, which has the daemon's title for a moment."""
+        return alive(pid) and b"guardian" not in command_of(pid)
 
     @staticmethod
     def is_unknown(pid: int) -> bool:
