@@ -451,7 +451,7 @@ class Fuzz:
         for job, times in spans.items():
             times.sort()
             assert [(one, two) for one, two in pairwise(times) if two[0] < one[1]] == [], f"two runs of {job} at once"
-        # a grant was made between `since` and `at`: one that was waited for long began before others and came after them
+        # a grant was made between `since` and `at`: one that was waited for may begin before others and come after them
         grants = sorted((row["at"], row["since"]) for row in rows if row["what"] == "grant")
         groups = [grants[at : at + LIMIT + 1] for at in range(len(grants) - LIMIT)]
         close = [group for group in groups if group[-1][0] - min(since for _, since in group) < WINDOW_S]
