@@ -25,12 +25,6 @@ from tests.daemon import until
 CANARY = "kanarie-0815-gelb"
 
 
-@pytest.fixture(autouse=True)
-def nothing_revealed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_forms", [])
-    monkeypatch.setattr(redaction, "_in_base64", [])
-
-
 def revealed(value: str) -> None:
     Secret("plain", value).reveal()
 
