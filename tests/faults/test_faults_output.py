@@ -213,7 +213,7 @@ def test_a_daemon_whose_standard_streams_are_closed_works(tmp_path: Path, closed
     with FaultDaemon(tmp_path, {"it": job("print('printed')")}, toml) as daemon:
         daemon.end()
         shell = " ".join(f"{fd}{'<' if fd == 0 else '>'}&-" for fd in closed)
-        command = f"exec {sys.executable} -m stellerd.cli -c {daemon.config} {shell}"
+        command = f"exec {shlex.quote(sys.executable)} -m stellerd.cli -c {shlex.quote(str(daemon.config))} {shell}"
         daemon.process = subprocess.Popen(["sh", "-c", command], env=daemon.env, start_new_session=True)
         until(daemon._answers)
         last = daemon.until_job("it", lambda entry: entry["last_run"])["last_run"]["id"]

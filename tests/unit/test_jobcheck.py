@@ -56,7 +56,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "buckets": ({"buckets": "text"}, "buckets: must be names in a tuple, as in (\"vendor\",), not 'text'"),
     "limits": ({"limits": ["2/1h"]}, "limits: must be rates by bucket"),
     "limits a table": ({"limits": {"v": {"rate": "2/1h"}}}, "limits: must be rates by bucket"),
-    "limits a word": ({"limits": {"v": "often"}}, "limits['v']: \"often\" is not a rate"),
+    "limits a word": ({"limits": {"v": "often"}}, "limits['v']: this is not a rate"),
     "run a number": ({"run": 5}, "run: must be a method, not 5"),
     "run without ctx": ({"run": lambda self: None}, "run: must take (self, ctx)"),
     "run with more": ({"run": lambda self, ctx, more: None}, "run: must take (self, ctx)"),
