@@ -315,7 +315,10 @@ def _check_url(url: str) -> None:
 
 
 def _name(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets around what is no address; it may be followed by a password
+        return "the URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -220,3 +220,6 @@ class _Bytes(io.BufferedIOBase):
 
     def flush(self) -> None:
         self._text.flush()
+
+    def close(self) -> None:
+        """Nothing: the text stream is closed by its owner, and this when nobody needs it any more."""

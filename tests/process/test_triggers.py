@@ -55,8 +55,8 @@ def test_a_trigger_whose_process_is_killed_before_it_knew_is_the_next_ones(tmp_p
         pid = daemon.until_job("it", lambda it: it["run"])["pid"]
         daemon.ask("trigger", job="it")
         os.kill(pid, signal.SIGKILL)
-        go.touch()
-        assert triggered(daemon)["state"] == "ok"
+        go.touch()  # the lost slot is tried again too, before it or right behind it
+        until(lambda: [run for run in runs(daemon) if (run["trigger"], run["state"]) == ("operator", "ok")])
 
 
 def test_a_trigger_outlives_the_daemon_once_its_process_was_asked_to_end(tmp_path: Path, go: Path) -> None:
