@@ -43,14 +43,22 @@ def config_file(named: str | None) -> Path:
     search = SEARCH if os.geteuid() else tuple(sorted(SEARCH, key=os.path.isabs, reverse=True))
     hint = ""
     for candidate in map(Path, search):
-        with contextlib.suppress(PermissionError):
-            if not candidate.is_file():
-                continue
-        # or its folder is closed to this user: then `read` says to whom it is open
+        if not _is_there(candidate):
+            continue
         if os.geteuid() or candidate.is_absolute() or not (why := doubts(candidate)):
             return candidate
         hint = f"; root does not take ./{candidate}: {why[0]}"
     raise ConfigError(f"no configuration found: looked for {' and '.join(search)}; name one with -c FILE{hint}")
+
+
+def _is_there(file: Path) -> bool:
+    """Whether it is a file, or its folder is closed to this user: then `read` says to whom it is open."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def doubts(file: Path) -> list[str]:
