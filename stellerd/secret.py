@@ -91,7 +91,7 @@ class Secret:
     def _credential(self) -> Path:
         """Where systemd put it; what it does not find it leaves out, if the unit names no path."""
         name, folder = self._value, os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder and (Path(folder) / name).exists():
+        if folder and os.path.exists(os.path.join(folder, name)):  # a closed folder raises on some Pythons only
             return Path(folder) / name
         cause = "" if folder else ": $CREDENTIALS_DIRECTORY is not set; a command beside the service finds it as root"
         raise ValueError(

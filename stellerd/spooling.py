@@ -54,7 +54,7 @@ def _folder(config: Config | None, source: str | None) -> Path:
         if not source.startswith("spool:"):
             raise UsageError("[broker] url is no spool: name the folder with --from")
     folder = Path(unquote(urlsplit(source).path) if source.startswith("spool:") else source)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"{folder}: there is no such folder")
     return folder
 
