@@ -8,6 +8,7 @@ broker that answers, removes what that broker confirmed, and returns {"delivered
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
